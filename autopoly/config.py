@@ -1,0 +1,37 @@
+"""Every knob, with its unit and the paper's value where the paper gives one. A component receives only its own dataclass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkConfig:
+    """Shape of the network. Sizes in crop px unless said otherwise."""
+
+    backbone: str = "tf_efficientnet_lite0"
+    search_scale: float = 1.4
+    """Side of the search region over the side of the box, s in (1, 2) (paper, III-B)."""
+    crop_side: int = 224
+    """S: side of the square crop the network sees by default; any multiple of 32 runs."""
+    vertices: int = 128
+    """K: vertices of a contour."""
+    target_grid: int = 10
+    """Side of the fixed grid on which the target's features are sampled from the box."""
+    correlation: bool = True
+    """Whether the pixel-wise correlation of eq. 1 feeds M_0 (off only for ablations)."""
+    width16: int = 192
+    """Channels of M_0 at stride 16."""
+    blocks16: int = 3
+    """Attention blocks at stride 16; the paper has none."""
+    width8: int = 96
+    """Channels of the fused map at stride 8."""
+    width4: int = 64
+    """Channels of the fused map at stride 4."""
+    head_width: int = 128
+    """Channels of the circular convolutions."""
+    head_radius: int = 4
+    """R of eq. 3: a kernel has 2R + 1 taps."""
+    head_dilations: tuple[int, ...] = (1, 2, 4, 4)
+    steps: tuple[float, ...] = (0.5, 0.2, 0.1)
+    """Largest offset of each refinement, in crop sides (times tanh)."""
