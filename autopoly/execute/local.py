@@ -1,0 +1,42 @@
+"""Run shards in this process, one after the other: the reference that every other way of running must equal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+from autopoly.errors import AutopolyError, RunError
+from autopoly.execute.shards import MakeWorker, Outcome, Shard, Worker
+
+
+def cpus() -> int:
+    """Count the processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run(make_worker: MakeWorker, shards: Sequence[Shard]) -> Iterator[Outcome]:
+    """Yield each shard's outcome once its part is durable, in order. A sudden death of the process is not survived here: run again to go on.
+
+    An AutopolyError of the worker stops the run as it is; any other exception stops it as one RunError that names the shard.
+    No shards: the worker is not even made.
+    """
+    if not shards:
+        return
+    worker: Worker = make_worker(threads=cpus())
+    for shard in shards:
+        try:
+            counts = worker.process(shard)
+        except AutopolyError:
+            raise
+        except Exception as error:
+            raise RunError(bug_line(shard, error)) from error
+        yield Outcome(shard, counts)
+
+
+def bug_line(shard: Shard, error: BaseException) -> str:
+    """Put an unexpected exception into one line that says where, so that a bug can be reported."""
+    text = " ".join(str(error).split())[:300]
+    return (
+        f"shard {shard.number} (records {shard.start} to {shard.stop - 1}): unexpected {type(error).__name__}: {text}; "
+        "please report this bug; finished shards are kept, and --workers 0 runs where a debugger can see"
+    )

@@ -1,0 +1,219 @@
+"""Run shards on Ray actors. The only module that knows Ray: dead and hanging workers are replaced, poisonous records found and left out."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autopoly.errors import AutopolyError, RunError
+from autopoly.execute.local import bug_line
+from autopoly.execute.shards import MakeWorker, Outcome, Poison, Shard, Worker
+from autopoly.execute.tickets import Ticket
+
+# Ray reads these when it is imported: no usage report leaves the machine, and it leaves CUDA_VISIBLE_DEVICES of CPU workers alone.
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+from ray import exceptions as ray_errors
+
+DEATHS_IN_A_ROW = 40
+STARTS_FAILED = 3
+_DEATH = (ray_errors.RayActorError, ray_errors.WorkerCrashedError, ray_errors.OutOfMemoryError, ray_errors.NodeDiedError)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolOptions:
+    """How many workers, where, and how long to wait. A shard may take ``shard_s`` + ``box_s`` x its boxes."""
+
+    workers: int
+    address: str | None = None
+    gpu: bool = False
+    shard_s: float = 300.0
+    box_s: float = 2.0
+    start_s: float = 300.0
+
+
+class _Host:
+    """The actor: one process with one worker."""
+
+    def start(self, make_worker: MakeWorker, threads: int) -> None:
+        # Numeric libraries read it when they are loaded, which the worker does; Ray's own value knows no fractional shares.
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        self._worker: Worker = make_worker(threads=threads)
+
+    def process(self, shard: Shard, records: Sequence[int] | None, poison: Sequence[Poison]) -> dict[str, int]:
+        return dict(self._worker.process(shard, records, poison))
+
+
+@dataclass(slots=True)
+class _Call:
+    actor: Any
+    ticket: Ticket | None
+    """None while the worker starts."""
+    deadline: float
+
+
+@contextlib.contextmanager
+def session(address: str | None = None) -> Iterator[None]:
+    """Use the Ray session of this process, or start one (or join the cluster at ``address``) and end it on the way out.
+
+    Raise RunError when Ray cannot start or the cluster does not answer.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    # "local" says it: RAY_ADDRESS in the environment must not send a private job to a cluster nobody asked for.
+    local: dict[str, Any] = (
+        {} if address else {"_node_ip_address": "127.0.0.1", "include_dashboard": False, "object_store_memory": 80 << 20}
+    )
+    try:
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
+    except Exception as error:
+        where = f"the Ray cluster at {address}" if address else "Ray on this machine"
+        text = " ".join(str(error).split())[:200]
+        raise RunError(f"{where} cannot be used ({type(error).__name__}: {text}); --workers 0 runs without Ray") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def cpu_share(node_cpus: Sequence[float], workers: int) -> float:
+    """Give the largest share of processors that lets ``workers`` actors run at once on nodes with so many processors each.
+
+    Rounded down to Ray's unit of 1/10000. No processors: 0, which Ray lets run anywhere.
+    """
+    shares = (math.floor(cpus / k * 1e4) / 1e4 for cpus in set(node_cpus) for k in range(1, workers + 1))
+    fitting = [share for share in shares if share > 0 and sum(int(cpus / share + 1e-9) for cpus in node_cpus) >= workers]
+    return max(fitting, default=0.0)
+
+
+def run(
+    make_worker: MakeWorker, shards: Sequence[Shard], options: PoolOptions, in_hand: Callable[[Shard], Sequence[int]]
+) -> Iterator[Outcome]:
+    """Yield each shard's outcome once its part is durable, in the order of completion.
+
+    ``in_hand`` reads the note of the records a worker had in hand when it died. A record that takes its worker down or never comes back is
+    found by running those alone, and left out as poison of the outcome. An AutopolyError of a worker stops the run as it is; any other
+    exception stops it as one RunError. No shards: Ray is not even started.
+    """
+    if not shards:
+        return
+    with session(options.address):
+        pool = _Pool(make_worker, shards, options, in_hand)
+        try:
+            yield from pool.outcomes()
+        finally:
+            pool.close()
+
+
+class _Pool:
+    """The driver's side: seats (one actor each, one call in flight) and the tickets that wait for one."""
+
+    def __init__(
+        self, make_worker: MakeWorker, shards: Sequence[Shard], options: PoolOptions, in_hand: Callable[[Shard], Sequence[int]]
+    ) -> None:
+        seats = min(options.workers, len(shards))
+        alive: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        nodes = [node["Resources"] for node in alive if node["Alive"] and (not options.gpu or node["Resources"].get("GPU"))]
+        share = cpu_share([float(node.get("CPU", 0.0)) for node in nodes], seats)
+        gpus = cpu_share([float(node.get("GPU", 0.0)) for node in nodes], seats) if options.gpu else 0.0
+        if options.gpu and not nodes:
+            raise RunError("the device is a GPU, but Ray sees none; use --device cpu or another --address")
+        self._host: Any = ray.remote(num_cpus=share, num_gpus=min(gpus, 1.0), max_restarts=0, max_task_retries=0)(_Host)
+        self._make_worker = ray.put(make_worker)
+        self._threads = max(1, int(share))
+        self._options = options
+        self._in_hand = in_hand
+        self._tickets = deque(Ticket(shard) for shard in shards)
+        self._busy: dict[Any, _Call] = {}
+        self._failed_starts = self._deaths = 0
+        for _ in range(seats):
+            self._hire()
+
+    def outcomes(self) -> Iterator[Outcome]:
+        while self._busy:
+            patience = min(call.deadline for call in self._busy.values()) - time.monotonic()
+            done, _ = ray.wait(list(self._busy), num_returns=1, timeout=min(max(patience, 0.0), 1.0))
+            for ref in done:
+                yield from self._come_back(ref, self._busy.pop(ref))
+            now = time.monotonic()
+            for ref in [ref for ref, call in self._busy.items() if call.deadline < now]:
+                self._expire(self._busy.pop(ref))
+        if self._tickets:
+            raise RunError("no worker could be placed on the Ray cluster; ask for fewer --workers, or wait until it has free processors")
+
+    def close(self) -> None:
+        for call in self._busy.values():
+            ray.kill(call.actor)
+        self._busy.clear()
+
+    def _come_back(self, ref: Any, call: _Call) -> Iterator[Outcome]:
+        try:
+            counts: Mapping[str, int] | None = ray.get(ref)
+        except _DEATH as error:
+            self._replace(call, "worker_died", error)
+            return
+        except ray_errors.RayTaskError as error:
+            raise _stop(error, call) from error
+        ticket = call.ticket
+        self._deaths = 0 if ticket else self._deaths
+        if ticket is not None and not ticket.survived():
+            self._tickets.appendleft(ticket)
+        elif ticket is not None:
+            yield Outcome(ticket.shard, counts or {}, tuple(ticket.poison.values()))
+        self._give_work(call.actor)
+
+    def _expire(self, call: _Call) -> None:
+        ray.kill(call.actor)
+        if call.ticket is not None:
+            self._replace(call, "worker_timeout", None)
+        # A worker that found no place on a busy cluster is given up: those that did find one carry on.
+
+    def _replace(self, call: _Call, code: str, error: BaseException | None) -> None:
+        text = " ".join(str(error).split())[:200] if error else "it did not come back in time"
+        if call.ticket is None:
+            self._failed_starts += 1
+            if self._failed_starts >= STARTS_FAILED:
+                raise RunError(f"a worker died {STARTS_FAILED} times while it loaded the checkpoint ({text}); is there enough memory?")
+        else:
+            self._deaths += 1
+            if self._deaths >= DEATHS_IN_A_ROW:
+                raise RunError(
+                    f"{self._deaths} workers in a row died ({text}); finished shards are kept; see with --workers 0 what happens"
+                )
+            call.ticket.died(self._in_hand(call.ticket.shard), code)
+            self._tickets.appendleft(call.ticket)
+        self._hire()
+
+    def _hire(self) -> None:
+        actor = self._host.remote()
+        ref = actor.start.remote(self._make_worker, self._threads)
+        self._busy[ref] = _Call(actor, None, time.monotonic() + self._options.start_s)
+
+    def _give_work(self, actor: Any) -> None:
+        if not self._tickets:
+            ray.kill(actor)
+            return
+        ticket = self._tickets.popleft()
+        shard = ticket.shard
+        ref = actor.process.remote(shard, ticket.records(), tuple(ticket.poison.values()))
+        self._busy[ref] = _Call(actor, ticket, time.monotonic() + self._options.shard_s + self._options.box_s * shard.boxes)
+
+
+def _stop(error: ray_errors.RayTaskError, call: _Call) -> AutopolyError:
+    cause = error.cause
+    if isinstance(cause, AutopolyError):
+        return cause
+    if call.ticket is not None:
+        return RunError(bug_line(call.ticket.shard, cause))
+    text = " ".join(str(cause).split())[:300]
+    return RunError(f"a worker could not start ({type(cause).__name__}: {text}); --workers 0 runs where a debugger can see")
