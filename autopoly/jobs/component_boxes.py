@@ -1,0 +1,65 @@
+"""Cut an instance into the boxes of its connected parts, and join what was predicted for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from autopoly.errors import Problem
+from autopoly.geometry import raster
+from autopoly.geometry.boxes import xywh_to_xyxy
+from autopoly.geometry.contours import signed_area, trace_mask
+from autopoly.types import FloatArray, Instance, Polygon
+
+
+def boxes_of(instance: Instance, size: tuple[int, int], from_truth: bool) -> FloatArray | Problem:
+    """Give the boxes (N, 4) xyxy of an instance's components, in image px of a picture of ``size``; N is at least 1.
+
+    They come from the instance's ``component_boxes`` field (a list of xywh), or with ``from_truth`` from the connected parts of its mask.
+    An instance without that field or mask has one component: its own box. A field that cannot be used is a Problem.
+    """
+    if from_truth:
+        return instance.box[None] if instance.mask is None else _parts_of_mask(instance, size)
+    field = instance.extra.get("component_boxes")
+    if field is None or (isinstance(field, list) and not field):
+        return instance.box[None]
+    try:
+        xywh = np.asarray(field, np.float64)
+    except (TypeError, ValueError):
+        return _unusable(instance)
+    if xywh.ndim != 2 or xywh.shape[1] != 4 or not np.isfinite(xywh).all() or (xywh[:, 2:] <= 0).any():
+        return _unusable(instance)
+    return xywh_to_xyxy(xywh)
+
+
+def join(pieces: Sequence[tuple[tuple[Polygon, ...], float]]) -> tuple[tuple[Polygon, ...], float]:
+    """Join the polygons and qualities predicted for the components of one instance: all polygons, and the mean quality by area.
+
+    No polygons at all: the plain mean of the qualities, 0 for no pieces.
+    """
+    polygons = tuple(polygon for found, _ in pieces for polygon in found)
+    if len(pieces) < 2:
+        return polygons, pieces[0][1] if pieces else 0.0
+    areas = np.array([sum(_area(polygon) for polygon in found) for found, _ in pieces])
+    qualities = np.array([quality for _, quality in pieces])
+    if areas.sum() <= 0:
+        return polygons, float(qualities.mean())
+    return polygons, float((qualities * areas).sum() / areas.sum())
+
+
+def _parts_of_mask(instance: Instance, size: tuple[int, int]) -> FloatArray:
+    assert instance.mask is not None
+    found = trace_mask(raster.decode(raster.of_mask(instance.mask, size)))
+    boxes = [np.concatenate([polygon.exterior.min(axis=0), polygon.exterior.max(axis=0)]) for polygon in found]
+    return np.stack(boxes) if boxes else instance.box[None]
+
+
+def _area(polygon: Polygon) -> float:
+    return abs(signed_area(polygon.exterior)) - sum(abs(signed_area(hole)) for hole in polygon.holes)
+
+
+def _unusable(instance: Instance) -> Problem:
+    return Problem(
+        "bad_component_boxes", f"component_boxes {str(instance.extra.get('component_boxes'))[:80]} is no list of [x, y, w, h] with w, h > 0"
+    )

@@ -1,0 +1,114 @@
+"""Put the parts of a run back onto its source: stream the source again, one part in memory at a time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from autopoly.errors import Failure, RunError
+from autopoly.execute.parts import part_path
+from autopoly.execute.shards import Shard
+from autopoly.jobs import part_rows
+from autopoly.jobs.part_rows import Row
+from autopoly.jobs.source import choose
+from autopoly.types import Dataset, Id, Instance, Mask, MaskSource, Record
+
+KEYS = ("images", "boxes", "predicted", "kept", "none", "skipped_crowd", "left_out_categories")
+"""What is counted; ``none`` are boxes without a polygon, each with a row in failures.parquet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of a run and the source they belong to. ``before`` is the result a retry improves, None for a whole run."""
+
+    dataset: Dataset
+    shards: Sequence[Shard]
+    folder: Path
+    mark: str
+    categories: frozenset[Id] | None = None
+    before: Dataset | None = None
+
+    def rows(self, shard: Shard) -> list[Row]:
+        """Read the rows of a shard; a retry has no parts for shards without failures."""
+        path = part_path(self.folder, shard.number, self.mark)
+        if self.before is not None and not path.exists():
+            return []
+        return part_rows.decode(path, self.mark)
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of one pass over the result."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+def records(parts: Parts, tally: Tally | None = None) -> Iterator[Record]:
+    """Give every record of the run with its polygons, in source order; what the source said of crowd regions stays as it was.
+
+    Raise RunError for a part that is damaged or lacks an annotation.
+    """
+    for shard in parts.shards:
+        rows = {row.ordinal: row for row in parts.rows(shard) if row.ordinal is not None}
+        for number in range(shard.start, shard.stop):
+            whole = parts.dataset.record(number)
+            record = choose(whole, parts.categories)
+            old = _before(parts.before, number, record)
+            instances = tuple(
+                _filled(one, rows.get(one.ordinal), old[at] if old else None, parts, shard) for at, one in enumerate(record.instances)
+            )
+            size = record.size or next((row.size for one in instances if (row := rows.get(one.ordinal)) and row.size), None)
+            if tally is not None:
+                _count(tally.counts, instances, len(whole.instances))
+            yield replace(record, instances=instances, size=size)
+
+
+def failures(parts: Parts) -> Iterator[Failure]:
+    """Give every failure of the run, in source order."""
+    for shard in parts.shards:
+        for row in parts.rows(shard):
+            failure = row.failure()
+            if failure is not None:
+                yield failure
+
+
+def _filled(one: Instance, row: Row | None, old: Instance | None, parts: Parts, shard: Shard) -> Instance:
+    if one.crowd:
+        return one
+    if row is None:
+        if old is None:
+            path = part_path(parts.folder, shard.number, parts.mark)
+            raise RunError(f"{path}: has nothing on annotation {one.instance_id}; delete it and run again")
+        source = _mask_source(old)
+        if source == "kept":
+            return replace(one, mask_source="kept")
+        return replace(one, mask=old.mask if source == "predicted" else None, quality=old.quality, mask_source=source)
+    if row.mask_source == "kept":
+        return replace(one, mask_source="kept")
+    mask: Mask | None = row.polygons if row.mask_source == "predicted" else None
+    return replace(one, mask=mask, quality=row.quality, mask_source=row.mask_source)
+
+
+def _before(dataset: Dataset | None, number: int, record: Record) -> tuple[Instance, ...] | None:
+    if dataset is None:
+        return None
+    old = dataset.record(number).instances if number < len(dataset.counts) else ()
+    if [str(one.instance_id) for one in old] != [str(one.instance_id) for one in record.instances]:
+        raise RunError(f"image {record.image_id}: the finished result does not match the source; run again with --overwrite")
+    return old
+
+
+def _mask_source(old: Instance) -> MaskSource:
+    source: Literal["predicted", "kept", "none"] | None = old.mask_source or old.extra.get("mask_source")
+    return source or ("none" if old.mask is None else "predicted")
+
+
+def _count(counts: Counter[str], instances: Sequence[Instance], boxes: int) -> None:
+    counts["images"] += 1
+    counts["boxes"] += len(instances)
+    counts["left_out_categories"] += boxes - len(instances)
+    for one in instances:
+        counts["skipped_crowd" if one.crowd else f"{one.mask_source}"] += 1

@@ -1,0 +1,54 @@
+"""Decide where a run takes place: the device, and how many workers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from autopoly.errors import RunError
+from autopoly.execute.local import cpus
+
+SMALL_BOXES = 512
+"""Boxes for which the start of Ray (about 5 s, and 2 s for each worker) is not worth while."""
+# Rough, for the estimate before a run only: boxes a second, for one GPU or one processor.
+BOXES_PER_SECOND = {"cuda": 400.0, "mps": 60.0, "cpu": 12.0}
+BYTES_PER_BOX = 900
+
+
+def device_kind(device: str) -> str:
+    """Give the kind of device a run uses: auto takes a GPU where torch sees one. Raise RunError for one this machine lacks."""
+    if device == "cpu":
+        return device
+    import torch
+
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return next(kind for kind in ("cuda", "mps", "cpu") if found[kind])
+    if not found[device]:
+        raise RunError(f"--device {device}: torch sees no such device here; use --device auto")
+    return device
+
+
+def workers(asked: int | Literal["auto"], device: str, boxes: int, shards: int) -> int:
+    """Give the number of Ray workers, 0 for this process: one per GPU, else by processors; small runs stay in process."""
+    if asked != "auto":
+        return asked
+    if boxes <= SMALL_BOXES or shards < 2 or device == "mps":
+        return 0
+    return max(1, min(shards, _gpus() if device == "cuda" else _cpu_workers(cpus())))
+
+
+def seconds(boxes: int, device: str, count: int) -> float:
+    """Estimate how long a run takes, roughly."""
+    lanes = max(1, min(count, _gpus())) if device == "cuda" else 1 if device == "mps" else cpus()
+    return boxes / (BOXES_PER_SECOND[device] * lanes) + (5 + 2 * min(count, 4) if count else 2)
+
+
+def _cpu_workers(processors: int) -> int:
+    # Two threads a worker waste less than one worker with many; below five processors every one gets its own.
+    return processors if processors <= 4 else processors // 2
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()

@@ -1,0 +1,125 @@
+"""The run folder: what is in it, whether a run may start, go on or is finished, and how results get there at the very end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from autopoly.errors import RunError
+from autopoly.execute import parts
+
+PARTS = "parts"
+RUN = "run.json"
+FAILURES = "failures.parquet"
+ANNOTATIONS = {"coco": "annotations.json", "parquet": "annotations.parquet"}
+OURS = (RUN, FAILURES, *ANNOTATIONS.values(), "report.html", "score.json")
+SCHEMA = "autopoly.run/1"
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How a folder stands to the run that is asked for. ``run`` is a finished run's run.json, ``retry`` whether to run failed rows only."""
+
+    name: Literal["new", "unfinished", "finished"]
+    retry: bool
+    run: Mapping[str, Any] | None = None
+
+
+def examine(out: Path, source: Path, inputs: Mapping[str, Any], retry: bool, overwrite: bool) -> State:
+    """Find out whether the run is new, unfinished or finished; raise RunError, with the reason, where it must not go on."""
+    if out.exists() and not out.is_dir():
+        raise RunError(f"{out}: is a file; OUT must be a folder")
+    _keep_source_safe(out, source)
+    started, run = parts.read_plan(out / PARTS), read_run(out)
+    if started is not None and started["inputs"] == inputs:
+        return State("unfinished", bool(started.get("retry")), run)
+    if overwrite and (started is not None or run is not None):
+        return State("new", False, run)
+    for before, word in ((started and started["inputs"], "an unfinished"), (run and run["inputs"], "a finished")):
+        if before and before != inputs:
+            reasons = "; ".join(parts.differences(before, inputs))
+            raise RunError(f"{out}: holds {word} run with other input or options: {reasons}; use another folder or --overwrite")
+    if run is not None:
+        absent = [name for name in run["outputs"] if not (out / name).exists()]
+        if absent:
+            raise RunError(f"{out}: {RUN} says finished, but {', '.join(absent)} is missing; use --overwrite to run again")
+        return State("new", True, run) if retry and run["failures"] else State("finished", False, run)
+    if retry:
+        raise RunError(f"{out}: --retry-failures needs a finished run; run without it first")
+    foreign = [name for name in (*OURS, PARTS) if (out / name).exists()]
+    if foreign:
+        raise RunError(f"{out}: has {', '.join(foreign)}, but not from a run of autopoly; choose another folder")
+    return State("new", False)
+
+
+def read_run(out: Path) -> dict[str, Any] | None:
+    """Give the run.json of a finished run, None where there is none; raise RunError for one that is not ours."""
+    try:
+        run = json.loads((out / RUN).read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{out / RUN}: cannot be read ({error}); choose another folder") from error
+    if not isinstance(run, dict) or run.get("schema") != SCHEMA:
+        raise RunError(f"{out / RUN}: not from a conversion by this version of autopoly; choose another folder")
+    return run
+
+
+def begin(out: Path, inputs: Mapping[str, Any], retry: bool) -> None:
+    """Start a new run: clear what an abandoned one left in parts/, commit the plan. Earlier results stay until the new ones are whole."""
+    folder = out / PARTS
+    parts.remove(folder)
+    folder.mkdir(parents=True)
+    if retry:
+        # The rows to run again must not change under a run that is killed while it puts its new results in place.
+        shutil.copyfile(out / FAILURES, folder / FAILURES)
+    parts.write_plan(folder, {"inputs": dict(inputs), "retry": retry})
+
+
+def staging(out: Path) -> Path:
+    """Make an empty folder inside parts/ in which results are put together."""
+    folder = out / PARTS / "result"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def publish(out: Path, staged: Path, run: Mapping[str, Any], before: Mapping[str, Any] | None) -> None:
+    """Move the results into place, run.json last, then remove parts/ and results of an overwritten run that the new one does not have."""
+    names = sorted(os.listdir(staged))
+    for name in names:
+        with (staged / name).open("rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(staged / name, out / name)
+    parts.sync_folder(out)
+    parts.commit(out / RUN, json.dumps(run, indent=2, ensure_ascii=False).encode() + b"\n")
+    for name in (before or {}).get("outputs", []):
+        if name in OURS and name not in run["outputs"]:
+            (out / name).unlink(missing_ok=True)
+    parts.remove(out / PARTS)
+
+
+def tidy(out: Path) -> None:
+    """Remove what a run killed in its last moments left behind, and a folder that is empty because nothing was started."""
+    if parts.read_plan(out / PARTS) is None and (out / RUN).exists():
+        parts.remove(out / PARTS)
+    with contextlib.suppress(OSError):
+        out.rmdir()
+
+
+def _keep_source_safe(out: Path, source: Path) -> None:
+    inside = out.resolve()
+    taken = [inside / name for name in (*OURS, PARTS)]
+    if inside == source.resolve() or source.resolve() in taken:
+        raise RunError(f"{out}: results would overwrite the source {source}; choose another folder for OUT")
+
+
+def outputs(staged: Path, extra: Sequence[str]) -> list[str]:
+    """Name everything a run leaves in its folder, run.json included."""
+    return sorted({*os.listdir(staged), *extra, RUN})

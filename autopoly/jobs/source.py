@@ -1,0 +1,97 @@
+"""Open what is to be converted, the same way in the driver and in every worker, and choose what of it counts."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from autopoly import formats
+from autopoly.errors import DataError
+from autopoly.execute.parts import file_digest
+from autopoly.types import Dataset, Header, Id, Record
+
+ANNOTATIONS = {".json", ".txt", ".parquet", ".csv", ".jsonl", ".ndjson", ".xml", ".yaml", ".yml", ".mat"}
+HASHED_WHOLE = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a dataset is and how to read it: travels to workers, which open it for themselves."""
+
+    path: Path
+    format: str
+    images: Path | None = None
+    bbox_format: str | None = None
+
+    def open(self) -> Dataset:
+        """Read the annotations; pixels stay on disk. Raise DataError for what cannot be read."""
+        dataset: Dataset = formats.FORMATS[self.format].read(self.path, images=self.images, bbox_format=self.bbox_format)
+        return dataset
+
+
+def locate(path: Path, format_name: str | None, images: Path | None, bbox_format: str | None) -> Source:
+    """Find out what format a source has, where the user did not say; raise DataError in one line."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder; check SOURCE")
+    if images is not None and not images.is_dir():
+        raise DataError(f"{images}: no such folder of pictures; check --images")
+    name = format_name or formats.detect(path)
+    if name not in formats.FORMATS:
+        raise DataError(f"--from {name}: unknown format; expected one of {', '.join(formats.FORMATS)}")
+    return Source(path.resolve(), name, images.resolve() if images else None, bbox_format)
+
+
+def digest(path: Path, out: Path) -> str:
+    """Hash the annotations of a source: the file itself, or every annotation file under the folder, by name and content.
+
+    A run folder ``out`` inside the source does not count.
+    Files beyond 1 GiB count by size, time of change, and their first and last MiB. Pictures do not count.
+    """
+    if path.is_file():
+        return _file_mark(path)
+    state = hashlib.blake2b(digest_size=16)
+    for folder, folders, names in os.walk(path):
+        folders[:] = sorted(name for name in folders if Path(folder, name).resolve() != out.resolve())
+        for name in sorted(names):
+            if Path(name).suffix.lower() in ANNOTATIONS:
+                file = Path(folder, name)
+                state.update(f"{file.relative_to(path).as_posix()}\n{_file_mark(file)}\n".encode())
+    return state.hexdigest()
+
+
+def category_ids(header: Header, wanted: Collection[str]) -> frozenset[Id] | None:
+    """Find the ids of categories given by name or id; None (all) where none is given; DataError for one the dataset does not have."""
+    if not wanted:
+        return None
+    found: set[Id] = set()
+    for text in wanted:
+        hits = {category.category_id for category in header.categories if text in (category.name, str(category.category_id))}
+        if not hits:
+            names = [category.name for category in header.categories]
+            near = difflib.get_close_matches(text, names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
+            raise DataError(f"--categories {text}: the dataset has no such category; {hint}")
+        found |= hits
+    return frozenset(found)
+
+
+def choose(record: Record, categories: frozenset[Id] | None) -> Record:
+    """Give the record with the instances of these categories alone (None: all of them)."""
+    if categories is None:
+        return record
+    return replace(record, instances=tuple(one for one in record.instances if one.category_id in categories))
+
+
+def _file_mark(path: Path) -> str:
+    status = path.stat()
+    if status.st_size <= HASHED_WHOLE:
+        return file_digest(path)
+    with path.open("rb") as stream:
+        head = stream.read(1 << 20)
+        stream.seek(-(1 << 20), os.SEEK_END)
+        ends = hashlib.blake2b(head + stream.read(), digest_size=16).hexdigest()
+    return f"{status.st_size}-{status.st_mtime_ns}-{ends}"

@@ -1,0 +1,83 @@
+"""What a conversion hands to its workers: what to do, and the network to do it with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autopoly.jobs.source import Source
+from autopoly.types import FloatArray, Id, Polygon
+
+Image = NDArray[np.uint8]
+
+
+class Prediction(Protocol):
+    """What an annotator gives for one box: valid polygons inside the image, in image px, and its own estimate of their IoU."""
+
+    @property
+    def polygons(self) -> tuple[Polygon, ...]: ...
+    @property
+    def quality(self) -> float: ...
+
+
+class Annotator(Protocol):
+    """Turns boxes on pictures into predictions; see :mod:`autopoly.predict`."""
+
+    def predict(self, items: Sequence[tuple[Image, FloatArray]]) -> Sequence[Sequence[Prediction]]: ...
+
+
+class Load(Protocol):
+    """How a process gets its annotator. Travels by pickle."""
+
+    def __call__(self, checkpoint: str | None, device: str, tolerance: float, threads: int) -> Annotator: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What turns boxes into polygons: how to load it, from which checkpoint folder, and a hash of everything its results depend on."""
+
+    load: Load
+    fingerprint: str
+    checkpoint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Everything a worker needs to know, small enough to travel. ``folder`` holds the parts, ``mark`` is the fingerprint of the run."""
+
+    source: Source
+    folder: Path
+    mark: str
+    load: Load
+    checkpoint: str | None
+    device: str
+    tolerance: float
+    per_component: bool = False
+    components_from_truth: bool = False
+    keep_existing: bool = False
+    categories: frozenset[Id] | None = None
+    min_quality: float = 0.0
+    strict: bool = False
+    retry: Path | None = None
+    pictures: Path | None = None
+
+
+def load_siamanno(checkpoint: str | None, device: str, tolerance: float, threads: int) -> Annotator:
+    """Load the network of the paper from a checkpoint; torch is imported here, in the process that runs it."""
+    from autopoly import predict
+
+    annotator: Annotator = predict.load(checkpoint, device=device, tolerance=tolerance, threads=threads)
+    return annotator
+
+
+def siamanno(checkpoint: str | None) -> Network:
+    """Find a checkpoint by name or folder (None: the shipped default) and hash it; raise CheckpointError where there is none."""
+    from autopoly import predict
+
+    folder = predict.resolve(checkpoint)
+    return Network(load_siamanno, predict.fingerprint(folder), str(Path(folder).resolve()))
