@@ -1,7 +1,8 @@
 """Mean average precision at IoU 0.5 to 0.95 of instances without categories, by pycocotools' own matching and accumulation.
 
-An image is reduced to its :class:`Overlaps` (the pairs of IoU >= 0.5, all that matching can use), so no mask outlives its image. COCOeval's traps are
-closed here: ids count from 1 (it takes a match with id 0 for none), and ``maxDets`` never cuts. Letters: D predictions, G truths, T thresholds, P pairs.
+An image is reduced to its :class:`Overlaps` (the pairs of IoU >= 0.5, all that matching can use), so no mask outlives its image.
+COCOeval's traps are closed here: ids count from 1 (it takes a match with id 0 for none), and ``maxDets`` never cuts. Letters: D
+predictions, G truths, T thresholds, P pairs.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ _CELLS_WHOLE = 2_500
 class Overlaps:
     """One image for matching.
 
-    ``pairs`` (P, 2) holds prediction and truth index of each pair with a large IoU, ``iou`` (P,) its value. ``sides`` (D,) and ``truth_sides`` (G,) are
-    the shorter sides of the boxes in px, for a population by size. ``crowd`` (G,) marks regions in which predictions are neither right nor wrong.
-    ``own`` (D,) is the truth of the same identity, -1 for none.
+    ``pairs`` (P, 2) holds prediction and truth index of each pair with a large IoU, ``iou`` (P,) its value. ``sides`` (D,) and
+    ``truth_sides`` (G,) are the shorter sides of the boxes in px, for a population by size. ``crowd`` (G,) marks regions in which
+    predictions are neither right nor wrong. ``own`` (D,) is the truth of the same identity, -1 for none.
     """
 
     pairs: NDArray[np.int64]
@@ -52,8 +53,9 @@ class Overlaps:
 def pairwise_iou(
     predictions: Sequence[Rle], truths: Sequence[Rle], crowd: NDArray[np.bool_], at_least: float = 0.5
 ) -> tuple[NDArray[np.int64], FloatArray]:
-    """Give pairs (P, 2) of prediction and truth index with IoU >= ``at_least`` (> 0), and their IoU (P,), in order of prediction, then truth.
+    """Give pairs (P, 2) of prediction and truth index with IoU >= ``at_least`` (> 0), and their IoU (P,).
 
+    They are in the order of predictions, then truths.
     All masks have one size. For a ``crowd`` truth the value is intersection over the prediction's area, as COCO has it. Memory is bounded.
     """
     pairs, values = [np.zeros((0, 2), np.int64)], [np.zeros(0)]
@@ -66,7 +68,8 @@ def pairwise_iou(
             table = np.asarray(coco_mask.iou(left, right, flags), np.float64).reshape(len(left), len(right))
             found = np.argwhere(table >= at_least)
             values.append(table[found[:, 0], found[:, 1]])
-            pairs.append(found + (start, 0))
+            found[:, 0] += start
+            pairs.append(found)
     return np.concatenate(pairs), np.concatenate(values)
 
 

@@ -1,9 +1,10 @@
 """Boundary F at r px: how much of two boundaries lies within r pixels of the other, in absolute pixels of the full image.
 
-The definition is DAVIS' ``db_eval_boundary`` with ``bound_th = r >= 1``. A pixel is on the boundary where it differs from its eastern, southern or
-south-eastern neighbour: the boundary lies half a pixel towards the origin, and the image border is not a boundary.
+The definition is DAVIS' ``db_eval_boundary`` with ``bound_th = r >= 1``. A pixel is on the boundary where it differs from its eastern,
+southern or south-eastern neighbour: the boundary lies half a pixel towards the origin, and the image border is not a boundary.
 
-A window is enough: it has the value of the whole image when it holds both masks and one pixel more on each side that is not the image's own border.
+A window is enough: it has the value of the whole image when it holds both masks and one pixel more on each side that is not the image's
+own border.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 ELEMENT = "disk"
-"""Structuring element: {(x, y): x^2 + y^2 <= r^2}; r = 1 is the cross of 5 pixels, r = 2 has 13. A 3x3 square would lift F_1px by 5 to 10 points."""
+"""Structuring element: {(x, y): x^2 + y^2 <= r^2}; r = 1 is the cross of 5 pixels, r = 2 has 13.
+
+A 3x3 square would lift F_1px by 5 to 10 points.
+"""
 MARGIN = 1
 """Pixels a window needs around both masks, as far as the image goes."""
 
@@ -27,7 +31,10 @@ def disk(radius: int) -> NDArray[np.uint8]:
 
 
 def boundary_map(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Mark the boundary pixels of a (H, W) mask of zeros and ones, H and W >= 1; the last row and column compare along themselves, the last corner is 0."""
+    """Mark the boundary pixels of a (H, W) mask of zeros and ones, H and W >= 1.
+
+    The last row and column compare along themselves, the last corner is 0.
+    """
     edges = np.zeros_like(mask)
     inner = mask[:-1, :-1]
     edges[:-1, :-1] = (inner ^ mask[:-1, 1:]) | (inner ^ mask[1:, :-1]) | (inner ^ mask[1:, 1:])
@@ -39,8 +46,8 @@ def boundary_map(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def boundary_f(prediction: NDArray[np.uint8], truth: NDArray[np.uint8], radii: Sequence[int] = (1, 2)) -> tuple[float, ...]:
     """Give boundary F of two (H, W) masks of zeros and ones over the same window, one value per radius in pixels.
 
-    With P the share of predicted boundary within r of the true one and R the share of true boundary within r of the predicted, F = 2PR / (P + R).
-    F = 1 where both boundaries are empty, 0 where one is.
+    With P the share of predicted boundary within r of the true one and R the share of true boundary within r of the predicted, F = 2PR /
+    (P + R). F = 1 where both boundaries are empty, 0 where one is.
     """
     if prediction.size == 0:
         return (1.0,) * len(radii)

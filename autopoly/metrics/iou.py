@@ -22,7 +22,10 @@ def iou(prediction: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
 
 
 def category_means(values: FloatArray, categories: NDArray[np.int64], count: int) -> FloatArray:
-    """Average (N,) ``values`` within each of ``count`` categories: (count,), NaN for a category without instances. mIoU is the mean of the others."""
+    """Average (N,) ``values`` within each of ``count`` categories: (count,), NaN for a category without instances.
+
+    The mean of the others is the mIoU.
+    """
     members, sums = np.bincount(categories, minlength=count), np.bincount(categories, values, minlength=count)
     means = np.full(count, np.nan)
     means[members > 0] = sums[members > 0] / members[members > 0]

@@ -22,7 +22,7 @@ SIZES: dict[str, tuple[float, float]] = {"small": (0.0, 32.0**2), "medium": (32.
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measured:
-    """What is averaged, one row per instance: ``iou``, ``f_1px``, ``f_2px`` (N,), category index (N,) below ``categories``, image index (N,)."""
+    """What is averaged, one row per instance: columns (N,); ``category`` is an index below ``categories``, ``image`` any number."""
 
     iou: FloatArray
     f_1px: FloatArray

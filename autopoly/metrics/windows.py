@@ -1,6 +1,7 @@
 """Cut windows out of run-length masks without ever decoding the image around them.
 
-A mask is held as its runs of ones, in COCO's order: down the columns, from the left. Letters: R runs, H W rows and columns of the image, h w of a window.
+A mask is held as its runs of ones, in COCO's order: down the columns, from the left. Letters: R runs, H W rows and columns of the image,
+h w of a window.
 """
 
 from __future__ import annotations
@@ -73,7 +74,10 @@ def bounds(mask: Runs) -> Box | None:
 
 
 def window_of(boxes: list[Box | None], margin: int, size: tuple[int, int]) -> Box:
-    """Give the box that holds ``boxes`` and ``margin`` px around them, as far as the image of ``size`` (height, width) goes; 0 0 0 0 for none."""
+    """Give the box that holds ``boxes`` and ``margin`` px around them, as far as the image of ``size`` (height, width) goes.
+
+    It is 0 0 0 0 for no box.
+    """
     held = [box for box in boxes if box is not None]
     if not held:
         return 0, 0, 0, 0
@@ -99,7 +103,10 @@ def cut(mask: Runs, window: Box) -> NDArray[np.uint8]:
 
 
 def paste(mask: NDArray[np.uint8], window: Box, size: tuple[int, int]) -> Runs:
-    """Give the runs, in an image of ``size`` (height, width), of the (h, w) zeros and ones ``mask`` of ``window``: the inverse of :func:`cut`."""
+    """Give the runs, in an image of ``size`` (height, width), of the (h, w) zeros and ones ``mask`` of ``window``.
+
+    The inverse of :func:`cut`.
+    """
     left, top, _, _ = window
     rows = mask.shape[0] + 1
     column_wise = np.zeros((mask.shape[1], rows), np.int8)  # a row of zeros below, so that no run goes on in the next column

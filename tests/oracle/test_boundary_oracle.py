@@ -73,7 +73,7 @@ def test_elements_are_the_exact_disks() -> None:
     assert [int(disk(r).sum()) for r in (1, 2, 3)] == [5, 13, 29]
 
 
-@pytest.mark.parametrize(("radius", "moved"), [(1, 1), (2, 2), (1, 3), (2, 3)])
+@pytest.mark.parametrize("radius,moved", [(1, 1), (2, 2), (1, 3), (2, 3)])
 def test_concentric_squares_by_formula(radius: int, moved: int) -> None:
     """Square frames n and n + 2 moved: within reach every pixel but the corners matches, out of reach none does."""
     side, size = 30, 60

@@ -1,0 +1,187 @@
+"""Measure the predictions of one image against its truths: one row per truth, and the overlaps that average precision needs.
+
+Masks live as run-length counts and are opened window by window, so an image costs no more than its largest instance. Letters: D
+predictions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autopoly.errors import DataError
+from autopoly.jobs.objects import Target, components, parts, region, target
+from autopoly.jobs.pairing import by_id, by_overlap
+from autopoly.metrics.average_precision import Overlaps, pairwise_iou
+from autopoly.metrics.boundary import MARGIN, boundary_f
+from autopoly.metrics.iou import iou
+from autopoly.metrics.windows import bounds, cut, window_of
+from autopoly.types import Id, Instance, Record
+
+Match = Literal["id", "iou"]
+Per = Literal["instance", "component"]
+TOUCHING = 1e-9
+"""Any overlap at all, for pairing by overlap."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreOptions:
+    """What is compared with what. ``min_side``: only truths whose box has a shorter side of so many px; 0 = all."""
+
+    match: Match = "id"
+    per: Per = "instance"
+    min_side: float = 0.0
+    resamples: int = 1000
+    """Bootstrap resamples for the 95 % intervals; 0 = no intervals."""
+    seed: int = 0
+
+
+class Row(NamedTuple):
+    """One truth and its prediction. ``missing`` is None, or why there is no prediction. Sides and areas are of the truth, in px.
+
+    ``polygons``, ``rings`` (exteriors and holes) and ``vertices`` count the prediction's; 0 where it came as a run-length mask.
+    """
+
+    image: int
+    image_id: Id
+    instance_id: Id
+    category_id: Id
+    iou: float
+    f_1px: float
+    f_2px: float
+    quality: float | None
+    side: float
+    area: int
+    polygons: int
+    rings: int
+    vertices: int
+    missing: str | None
+
+
+class ImageResult(NamedTuple):
+    """One image measured.
+
+    ``qualities`` and ``scores`` are those the (D,) predictions of ``overlaps`` came with; ``extra`` of them belong to no truth.
+    """
+
+    rows: list[Row]
+    overlaps: Overlaps
+    qualities: list[float | None]
+    scores: list[float | None]
+    extra: int
+    unjudged: list[tuple[Id, str]]
+    """Truths that could not be measured, and why; crowd regions are not among them."""
+
+
+def measure(
+    number: int, truth: Record, predicted: Sequence[Instance], size: tuple[int, int], match: Match, per: Per, absent: str = "no_annotation"
+) -> ImageResult:
+    """Measure image ``number`` of ``size`` (height, width) with its ``predicted`` instances.
+
+    ``absent`` is the reason given for truths without one.
+    Crowd regions, and truths whose mask is missing or unusable, are neither measured nor held against a prediction.
+    """
+    judged, unusable = _targets([one if one.mask and not one.crowd else None for one in truth.instances], size)
+    unjudged = [(one.instance_id, "truth_without_mask") for one in truth.instances if not one.crowd and not one.mask]
+    unjudged += [(truth.instances[at].instance_id, "truth_mask_unusable") for at in sorted(unusable)]
+    ignored = [found for at, one in enumerate(truth.instances) if at not in judged and (found := region(one, size)) is not None]
+    truths = list(judged.values())
+    rank = {at: n for n, at in enumerate(judged)}
+    reasons = [absent] * len(truths)
+
+    given = [one for one in predicted if not one.crowd]
+    drawn, broken = _targets([one if one.mask else None for one in given], size)
+    if match == "id":
+        places = by_id([one.instance_id for one in truth.instances], [one.instance_id for one in given]).tolist()
+        for at, place in enumerate(places):
+            if place in rank:
+                reasons[rank[place]] = "mask_unusable" if at in broken else "no_mask"
+        # What is predicted for a region, or for a truth that is not judged, is not judged either.
+        kept = [at for at in drawn if places[at] < 0 or places[at] in rank]
+        predictions = [drawn[at] for at in kept]
+        own = np.array([rank.get(places[at], -1) for at in kept], np.int64)
+    else:
+        predictions = list(drawn.values())
+        own = _overlapping(predictions, truths)
+    if per == "component":
+        predictions, truths, own, reasons = _split(predictions, truths, own, reasons)
+
+    partner = {at: predictions[n] for n, at in enumerate(own.tolist()) if at >= 0}
+    rows = [_row(number, truth, one, partner.get(at), reasons[at], size) for at, one in enumerate(truths)]
+    crowd = np.array([False] * len(truths) + [True] * len(ignored), bool)
+    pairs, values = pairwise_iou([one.rle for one in predictions], [one.rle for one in truths + ignored], crowd)
+    sides, truth_sides = (np.array([one.side for one in ones], np.float64) for ones in (predictions, truths + ignored))
+    overlaps = Overlaps(pairs, values, sides, truth_sides, crowd, own)
+    qualities, scores = [one.instance.quality for one in predictions], [one.instance.score for one in predictions]
+    return ImageResult(rows, overlaps, qualities, scores, int((own < 0).sum()), unjudged)
+
+
+def _targets(instances: Sequence[Instance | None], size: tuple[int, int]) -> tuple[dict[int, Target], set[int]]:
+    """Rasterise those that are not None: by place in ``instances``, and the places of those whose mask cannot be used."""
+    found, unusable = {}, set()
+    for at, one in enumerate(instances):
+        try:
+            if one is not None:
+                found[at] = target(one, size)
+        except DataError:
+            unusable.add(at)
+    return found, unusable
+
+
+def _row(number: int, image: Record, truth: Target, prediction: Target | None, reason: str, size: tuple[int, int]) -> Row:
+    """Compare a truth with its prediction, if it has one, in the window that holds both."""
+    values = (0.0, 0.0, 0.0)
+    if prediction is not None:
+        window = window_of([bounds(truth.runs), bounds(prediction.runs)], MARGIN, size)
+        true, predicted = cut(truth.runs, window), cut(prediction.runs, window)
+        f_1px, f_2px = boundary_f(predicted, true, (1, 2))
+        values = (iou(predicted, true), f_1px, f_2px)
+    polygons = prediction.polygons if prediction is not None else ()
+    rings = [ring for polygon in polygons for ring in (polygon.exterior, *polygon.holes)]
+    return Row(
+        number,
+        image.image_id,
+        truth.instance.instance_id,
+        truth.instance.category_id,
+        *values,
+        quality=prediction.instance.quality if prediction is not None else None,
+        side=truth.side,
+        area=truth.runs.area,
+        polygons=len(polygons),
+        rings=len(rings),
+        vertices=sum(map(len, rings)),
+        missing=None if prediction is not None else reason,
+    )
+
+
+def _overlapping(predictions: Sequence[Target], truths: Sequence[Target]) -> NDArray[np.int64]:
+    """Pair by overlap: the truth (D,) of each prediction, -1 for none."""
+    pairs, values = pairwise_iou([one.rle for one in predictions], [one.rle for one in truths], np.zeros(len(truths), bool), TOUCHING)
+    return by_overlap(pairs, values, len(predictions))
+
+
+def _split(
+    predictions: list[Target], truths: list[Target], own: NDArray[np.int64], reasons: list[str]
+) -> tuple[list[Target], list[Target], NDArray[np.int64], list[str]]:
+    """Split paired instances into components, and pair those within each instance by overlap."""
+    partner = {at: n for n, at in enumerate(own.tolist()) if at >= 0}
+    left: list[Target] = []
+    right: list[Target] = []
+    paired: list[int] = []
+    names: list[str] = []
+    for at, whole in enumerate(truths):
+        pieces = components(whole) or [whole]  # an empty truth stays one row, with IoU 0
+        made = parts(predictions[partner[at]]) if at in partner else []
+        paired += [len(right) + n if n >= 0 else -1 for n in _overlapping(made, pieces).tolist()]
+        left += made
+        right += pieces
+        names += [reasons[at] if at not in partner else "no_part"] * len(pieces)
+    for n in np.flatnonzero(own < 0).tolist():
+        made = parts(predictions[n])
+        left += made
+        paired += [-1] * len(made)
+    return left, right, np.array(paired, np.int64), names

@@ -1,0 +1,77 @@
+"""Find the prediction of each truth: the image by its id (or file name), the instance by its id or by overlap.
+
+Ids are compared as text, since one format has integers where another has strings. Letters: D predictions, G truths.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autopoly.types import Dataset, FloatArray, Id, Record
+
+
+class ImageFinder:
+    """Find the record of an image in a dataset, cheaply where both datasets have one order, by an index of ids and file names else."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._next = 0
+        self._index: dict[str, int] | None = None
+        self._used = np.zeros(len(dataset.counts), bool)
+
+    def find(self, image: Record) -> Record | None:
+        """Give the record with the id of ``image``, else the one with its file name (where ids differ between tools), else None."""
+        record = self._dataset.record(self._next) if self._next < len(self._dataset.counts) else None
+        if record is None or str(record.image_id) != str(image.image_id):
+            at = self._lookup(image)
+            if at is None:
+                return None
+            record, self._next = self._dataset.record(at), at
+        self._used[self._next] = True
+        self._next += 1
+        return record
+
+    def unused(self) -> int:
+        """Count the images with boxes that were never asked for."""
+        return int((~self._used & (self._dataset.counts > 0)).sum())
+
+    def _lookup(self, image: Record) -> int | None:
+        if self._index is None:
+            self._index = {}
+            for at in range(len(self._dataset.counts)):
+                record = self._dataset.record(at)
+                self._index.setdefault(f"id {record.image_id}", at)
+                if record.file_name:
+                    self._index.setdefault(f"file {record.file_name}", at)
+        return self._index.get(f"id {image.image_id}", self._index.get(f"file {image.file_name}"))
+
+
+def by_id(truths: Sequence[Id], predictions: Sequence[Id]) -> NDArray[np.int64]:
+    """Give the truth (D,) of each prediction of one image, -1 for none.
+
+    Where an id repeats, the n-th prediction belongs to the n-th truth.
+    """
+    places: dict[str, deque[int]] = defaultdict(deque)
+    for at, name in enumerate(truths):
+        places[str(name)].append(at)
+    return np.array([places[str(name)].popleft() if places.get(str(name)) else -1 for name in predictions], np.int64)
+
+
+def by_overlap(pairs: NDArray[np.int64], iou: FloatArray, predictions: int) -> NDArray[np.int64]:
+    """Give the truth (D,) of each of D ``predictions``, -1 for none.
+
+    The pairs (P, 2) with IoU (P,) are taken from the largest, each side once.
+    Pairs are of prediction and truth index; equal IoUs are taken in the order given.
+    """
+    own = np.full(predictions, -1, np.int64)
+    taken: set[int] = set()
+    for at in np.argsort(-iou, kind="stable").tolist():
+        prediction, truth = pairs[at].tolist()
+        if own[prediction] < 0 and truth not in taken:
+            own[prediction] = truth
+            taken.add(truth)
+    return own

@@ -1,0 +1,167 @@
+"""Score predictions against truth, streaming over images: masks of one image at a time, numbers of all.
+
+The result is a dict of JSON values. Fractions are in [0, 1], to six decimals; null where there is nothing to average. Of one prediction:
+
+- ``schema`` (1), ``prediction``, ``truth``, ``convention`` (what the numbers mean: rasteriser, resolution, boundary element, averaging,
+  pairing, population);
+- ``n`` truths measured, ``images``, ``missing`` (truths without a usable prediction: IoU 0), ``missing_reasons`` {reason: count},
+  ``missing_ids`` [{image_id, id, reason}] (the first 1000), ``extra`` (predictions of no truth), ``extra_images``, ``crowd`` regions,
+  ``unjudged`` {reason: count};
+- ``miou`` (mean of category means), ``miou_instances``, ``map`` (ranked by the model's own quality), ``map_constant`` (score 1),
+  ``pass_rate``, ``map_by_id``, ``map_constant_by_id``, ``f_1px``, ``f_2px``, ``ci95`` {name: [low, high]};
+- ``vertices_mean`` (per ring), ``vertices_per_component`` (per polygon with its holes), ``vertices_per_instance``;
+- ``quality_spearman``, ``quality_calibration`` [{low, high, n, quality, iou}], ``quality_calibration_error``;
+- ``per_category`` [{category_id, name, n, miou, f_1px, f_2px}], ``categories_without_instances`` [name], ``by_size`` {small, medium,
+  large: {n, miou, miou_instances, f_1px, f_2px, pass_rate}}, ``notes`` [line];
+- ``all`` (the same means over every instance) where ``convention.min_side`` > 0 chose some.
+
+Of several: ``schema``, ``convention``, ``truth``, ``predictions`` (a list of the above) and ``deltas`` (each against the first):
+``prediction``, ``against``, {name: {delta, ci95}}, ``changed_by``, ``better``, ``worse``, ``worst`` [{image_id, id, category_id,
+iou_before, iou_after}].
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autopoly.errors import DataError
+from autopoly.jobs import run_folder
+from autopoly.jobs.measuring import ImageResult, ScoreOptions, measure
+from autopoly.jobs.objects import size_of
+from autopoly.jobs.options import ConvertOptions
+from autopoly.jobs.pairing import ImageFinder
+from autopoly.jobs.scoreboard import SCHEMA, Table, delta, numbers
+from autopoly.jobs.source import Source, category_ids, choose, locate
+from autopoly.types import Dataset, Header, Id, Record
+
+__all__ = ["ScoreOptions", "measure_dataset", "open_annotations", "score", "score_datasets", "score_run", "score_tables"]
+
+
+def score(
+    predictions: Sequence[Path], truth: Path, options: ScoreOptions | None = None, progress: Callable[[int], None] | None = None
+) -> dict[str, Any]:
+    """Score prediction files or run folders against a truth file; see the module for the keys. ``progress`` is told the instances done."""
+    return score_tables(predictions, truth, options or ScoreOptions(), progress)[0]
+
+
+def score_tables(
+    predictions: Sequence[Path], truth: Path, options: ScoreOptions, progress: Callable[[int], None] | None = None
+) -> tuple[dict[str, Any], list[Table]]:
+    """Do the same and give the per-instance tables too, one per prediction; row n of each is the same truth."""
+    if not predictions:
+        raise DataError("score needs at least one prediction and the truth: autopoly score PREDICTION... TRUTH")
+    true = open_annotations(truth)
+    tables = []
+    for path in predictions:
+        table = measure_dataset(open_annotations(path), true, options, progress)
+        tables.append(table.named(str(path), str(truth), _truth_boxes(path)))
+    results = [numbers(table, options) for table in tables]
+    if len(results) == 1:
+        return results[0], tables
+    deltas = [delta(tables[0], table, results[0], result, options) for table, result in zip(tables[1:], results[1:], strict=True)]
+    common = {"schema": SCHEMA, "truth": str(truth), "convention": results[0]["convention"]}
+    return {**common, "predictions": results, "deltas": deltas}, tables
+
+
+def score_datasets(
+    prediction: Dataset, truth: Dataset, options: ScoreOptions | None = None, truth_boxes: bool = False, names: tuple[str, str] = ("", "")
+) -> tuple[dict[str, Any], Table]:
+    """Score one open dataset against another: the numbers, and the per-instance table."""
+    options = options or ScoreOptions()
+    table = measure_dataset(prediction, truth, options).named(*names, truth_boxes)
+    return numbers(table, options), table
+
+
+def score_run(staged: Path, source: Source, options: ConvertOptions) -> None:
+    """Write ``score.json`` beside the ``staged`` result of a conversion: its polygons against the masks of its source.
+
+    Truths are those that were converted.
+    Without masks in the source nothing is written, unless the user asked for a score: then :class:`DataError`. A run per component is scored
+    per instance, and per component under the key ``per_component``.
+    """
+    opened = source.open()
+    truth = _Chosen(opened, category_ids(opened.header, options.categories), options.limit)
+    if not any(one.mask and not one.crowd for at in range(len(truth.counts)) for one in truth.record(at).instances):
+        if options.score:
+            raise DataError(f"{source.path}: --score needs masks in the source, and it has none; leave --score out")
+        return
+    name = next(name for name in options.to if (staged / run_folder.ANNOTATIONS[name]).exists())
+    made = Source(staged / run_folder.ANNOTATIONS[name], name, Path(opened.image_root)).open()
+    names = (run_folder.ANNOTATIONS[name], source.path.name)
+    result, _ = score_datasets(made, truth, ScoreOptions(), options.components_from_truth, names)
+    if options.mode == "per-component":
+        result["per_component"], _ = score_datasets(made, truth, ScoreOptions(per="component"), options.components_from_truth, names)
+    (staged / "score.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+class _Chosen:
+    """The part of a dataset that a run converts: some categories, the first images."""
+
+    def __init__(self, dataset: Dataset, categories: frozenset[Id] | None, limit: int | None) -> None:
+        self._dataset, self._categories = dataset, categories
+        self.header: Header = dataset.header
+        self.image_root: str = dataset.image_root
+        self.counts: NDArray[np.int64] = dataset.counts[:limit]
+
+    def record(self, index: int) -> Record:
+        """Give record ``index`` with the chosen instances."""
+        return choose(self._dataset.record(index), self._categories)
+
+
+def measure_dataset(prediction: Dataset, truth: Dataset, options: ScoreOptions, progress: Callable[[int], None] | None = None) -> Table:
+    """Measure every image of ``truth``; raise :class:`DataError` where no truth has a mask, or none is as large as asked."""
+    finder = ImageFinder(prediction)
+    results: list[ImageResult] = []
+    unjudged: Counter[str] = Counter()
+    crowd = kept = 0
+    for number in range(len(truth.counts)):
+        image = truth.record(number)
+        found = finder.find(image)
+        predicted = found.instances if found is not None else ()
+        absent = "no_annotation" if found is not None else "no_image"
+        size = size_of([image.size, found.size if found is not None else None], (*image.instances, *predicted))
+        crowd += sum(one.crowd for one in image.instances)
+        kept += sum(one.mask_source == "kept" for one in predicted)
+        if size is None:
+            unjudged["image_size_unknown"] += sum(not one.crowd for one in image.instances)
+            continue
+        if found is not None and found.size is not None and tuple(found.size) != tuple(size):
+            predicted, absent = (), "image_size_differs"
+        result = measure(number, image, predicted, size, options.match, options.per, absent)
+        unjudged.update(reason for _, reason in result.unjudged)
+        results.append(result)
+        if progress is not None:
+            progress(len(image.instances))
+    table = Table.of(results, truth.header.categories, crowd, kept, finder.unused(), dict(sorted(unjudged.items())))
+    if not table.rows:
+        raise DataError("no truth has a mask to score against: give as TRUTH (the last path) a file with segmentations")
+    if not (np.array([row.side for row in table.rows]) >= options.min_side).any():
+        raise DataError(f"no truth has a box with a shorter side of {options.min_side:g} px or more: lower --min-side")
+    return table
+
+
+def open_annotations(path: Path) -> Dataset:
+    """Open a file in any known format, or the annotations of a run folder; raise :class:`DataError` where there is nothing to read."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder")
+    if (path / "run.json").exists():
+        written = [path / name for name in run_folder.ANNOTATIONS.values() if (path / name).exists()]
+        if not written:
+            raise DataError(f"{path}: a run folder without annotations; finish the run first (give its convert command again)")
+        path = written[0]
+    return locate(path, None, None, None).open()
+
+
+def _truth_boxes(path: Path) -> bool:
+    """Say whether a run folder was made with boxes taken from the truth."""
+    try:
+        return bool(json.loads((path / "run.json").read_text()).get("truth_boxes", False))
+    except (OSError, ValueError, AttributeError):
+        return False
