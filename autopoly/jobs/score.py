@@ -83,8 +83,8 @@ def score_run(staged: Path, source: Source, options: ConvertOptions) -> None:
     """Write ``score.json`` beside the ``staged`` result of a conversion: its polygons against the masks of its source.
 
     Truths are those that were converted.
-    Without masks in the source nothing is written, unless the user asked for a score: then :class:`DataError`. A run per component is scored
-    per instance, and per component under the key ``per_component``.
+    Without masks in the source nothing is written, unless the user asked for a score: then :class:`DataError`. A run per component is
+    scored per instance, and per component under the key ``per_component``.
     """
     opened = source.open()
     truth = _Chosen(opened, category_ids(opened.header, options.categories), options.limit)

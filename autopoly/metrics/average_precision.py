@@ -76,8 +76,8 @@ def pairwise_iou(
 def average_precision(images: Sequence[Overlaps], scores: Sequence[FloatArray], min_side: float = 0.0) -> float:
     """Give mAP@0.5:0.95 over ``images``, each with its (D,) ``scores``; equal scores keep the order given.
 
-    Truths whose box has a shorter side under ``min_side`` px are ignored, and so are predictions matched to them, or matched to nothing and as small
-    themselves. NaN where no truth is left to find.
+    Truths whose box has a shorter side under ``min_side`` px are ignored, and so are predictions matched to them, or matched to nothing
+    and as small themselves. NaN where no truth is left to find.
     """
     evaluator = COCOeval(iouType="segm")
     params = evaluator.params
@@ -97,7 +97,10 @@ def average_precision(images: Sequence[Overlaps], scores: Sequence[FloatArray], 
 
 
 def passed(ious: FloatArray) -> FloatArray:
-    """Give the share of the ten thresholds that each of (N,) ``ious`` reaches; its mean over instances is the pass rate, which needs no score."""
+    """Give the share of the ten thresholds that each of (N,) ``ious`` reaches.
+
+    Its mean over instances is the pass rate, which needs no score.
+    """
     return np.searchsorted(THRESHOLDS, ious, side="right") / len(THRESHOLDS)
 
 
@@ -121,7 +124,10 @@ def _match_image(evaluator: Any, image: Overlaps, scores: FloatArray) -> dict[st
 def _match(
     evaluator: Any, image: Overlaps, scores: FloatArray, rows: NDArray[np.int64], columns: NDArray[np.int64]
 ) -> dict[str, Any] | None:
-    """Let COCOeval match predictions ``rows`` with truths ``columns``. It takes the size of an object from ``area``: we give it the box side."""
+    """Let COCOeval match predictions ``rows`` with truths ``columns``.
+
+    It takes the size of an object from ``area``: we give it the box side.
+    """
     order = rows[np.argsort(-scores[rows], kind="mergesort")]
     table = np.zeros((len(order), len(columns)))
     if table.size and len(image.pairs):
@@ -150,7 +156,10 @@ def _match(
 
 
 def _groups(pairs: NDArray[np.int64], predicted: int, true: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Split predictions and truths into groups that share no pair: (rows, columns) of each; all predictions without a pair form one more group."""
+    """Split predictions and truths into groups that share no pair: (rows, columns) of each.
+
+    All predictions without a pair form one more group.
+    """
     of_row: list[list[int]] = [[] for _ in range(predicted)]
     of_column: list[list[int]] = [[] for _ in range(true)]
     for row, column in pairs.tolist():

@@ -1,0 +1,128 @@
+"""``autopoly score``: parse, call the job, print a table."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+ROWS = (
+    ("miou", "mIoU, mean of category means"),
+    ("miou_instances", "mIoU, over instances"),
+    ("map", "mAP, ranked by {map_score}"),
+    ("map_constant", "mAP, constant score"),
+    ("pass_rate", "pass rate"),
+    ("map_by_id", "mAP by identity, ranked by {map_score}"),
+    ("map_constant_by_id", "mAP by identity, constant score"),
+    ("f_1px", "boundary F, 1 px"),
+    ("f_2px", "boundary F, 2 px"),
+)
+COUNTS = (("vertices_mean", "vertices per ring"), ("vertices_per_component", "per component"), ("vertices_per_instance", "per instance"))
+
+
+class Match(StrEnum):
+    """How predictions find their truth."""
+
+    ID = "id"
+    IOU = "iou"
+
+
+class Per(StrEnum):
+    """What is scored as one."""
+
+    INSTANCE = "instance"
+    COMPONENT = "component"
+
+
+def score(
+    paths: Annotated[list[Path], typer.Argument(metavar="PREDICTION... TRUTH", help="Files or run folders to score, then the truth.")],
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write every number here.")] = None,
+    match: Annotated[Match, typer.Option(help="Pair by annotation id, or by overlap for another tool's file.")] = Match.ID,
+    min_side: Annotated[float, typer.Option(min=0, metavar="PX", help="Only instances whose box has a shorter side of PX or more.")] = 0.0,
+    per: Annotated[Per, typer.Option(help="Score whole instances, or their connected components.")] = Per.INSTANCE,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Score predictions against truth: mIoU, mAP and boundary F, each with its convention. Missing predictions count as 0."""
+    import json
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from autopoly.errors import DataError
+    from autopoly.jobs.score import ScoreOptions, open_annotations, score_tables
+
+    if len(paths) < 2:
+        raise DataError(f"{paths[0]}: score needs a prediction and the truth: autopoly score PREDICTION... TRUTH")
+    if json_file is not None and not json_file.resolve().parent.is_dir():
+        raise DataError(f"{json_file}: its folder does not exist; make it, or give --json another place")
+    *predictions, truth = paths
+    options = ScoreOptions(match=match.value, per=per.value, min_side=min_side)
+    console = Console()
+    with Progress(console=Console(stderr=True), transient=True, disable=quiet) as bar:
+        total = int(open_annotations(truth).counts.sum()) * len(predictions)
+        task = bar.add_task("instances", total=total)
+        result, _ = score_tables(predictions, truth, options, lambda done: bar.update(task, advance=done))
+    if json_file is not None:
+        partial = json_file.with_name(json_file.name + ".partial")
+        partial.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.replace(json_file)
+    _print(console, result)
+
+
+def _print(console: Console, result: dict[str, Any]) -> None:
+    results = result.get("predictions", [result])
+    console.print(_table(results, result.get("deltas", [])))
+    convention = result["convention"]
+    for line in (
+        f"{convention['population']}, per {convention['per']}, paired by {convention['match']}; {convention['mean']}",
+        f"masks: {convention['rasteriser']}, {convention['resolution']}; boundary: {convention['boundary']}; [..]: {convention['ci95']}",
+        *(f"{one['prediction']}: {note}" for one in results for note in one["notes"]),
+        *(f"{one['prediction']}: missing {_missing(one)}" for one in results if one["missing"]),
+        *(f"{one['prediction']}: {one['better']} better, {one['worse']} worse than {one['against']}" for one in result.get("deltas", [])),
+    ):
+        console.print(line, style="dim", markup=False, highlight=False)
+
+
+def _table(results: list[dict[str, Any]], deltas: list[dict[str, Any]]) -> Table:
+    """Lay out a column per prediction (its 95 % interval beside), the same over all instances where some were chosen, then the deltas."""
+    from rich.table import Table
+
+    columns: list[tuple[str, dict[str, Any]]] = []
+    for one in results:
+        columns.append((Path(one["prediction"]).name, one))
+        if "all" in one:
+            columns.append(("all instances", one["all"]))
+    table = Table("", *(name for name, _ in columns), *(f"{Path(one['prediction']).name} - first" for one in deltas))
+    for key, label in (("n", "instances"), ("missing", "missing")):
+        table.add_row(label, *(f"{values[key]:,}" for _, values in columns), *([""] * len(deltas)))
+    for key, label in ROWS:
+        cells = [_cell(values.get(key), values.get("ci95", {}).get(key)) for _, values in columns]
+        changes = [_cell(one.get(key, {}).get("delta"), one.get(key, {}).get("ci95"), sign="+") for one in deltas]
+        table.add_row(label.format(**results[0]["convention"]), *cells, *changes)
+    for key, label in COUNTS:
+        table.add_row(label, *(f"{values[key]:.1f}" if values.get(key) is not None else "" for _, values in columns), *([""] * len(deltas)))
+    table.add_row(
+        "quality, rank correlation with IoU", *(_cell(values.get("quality_spearman")) for _, values in columns), *([""] * len(deltas))
+    )
+    return table
+
+
+def _cell(value: float | None, interval: list[float] | None = None, sign: str = "") -> str:
+    """Write a fraction in percent, with its interval."""
+    if value is None:
+        return ""
+    text = f"{100 * value:{sign}.2f}"
+    return f"{text} [{100 * interval[0]:{sign}.1f} {100 * interval[1]:{sign}.1f}]" if interval else text
+
+
+def _missing(result: dict[str, Any]) -> str:
+    """Name the first missing truths and count the rest by reason."""
+    named = ", ".join(str(row["id"]) for row in result["missing_ids"][:8])
+    reasons = ", ".join(f"{count} {reason}" for reason, count in result["missing_reasons"].items())
+    return f"{reasons}: {named}{' ...' if result['missing'] > 8 else ''}"
