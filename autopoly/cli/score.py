@@ -13,17 +13,21 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 ROWS = (
-    ("miou", "mIoU, mean of category means"),
-    ("miou_instances", "mIoU, over instances"),
-    ("map", "mAP, ranked by {map_score}"),
+    ("miou", "mIoU, by category"),
+    ("miou_instances", "mIoU, by instance"),
+    ("map", "mAP, own score"),
     ("map_constant", "mAP, constant score"),
     ("pass_rate", "pass rate"),
-    ("map_by_id", "mAP by identity, ranked by {map_score}"),
-    ("map_constant_by_id", "mAP by identity, constant score"),
-    ("f_1px", "boundary F, 1 px"),
-    ("f_2px", "boundary F, 2 px"),
+    ("map_by_id", "mAP by id, own"),
+    ("map_constant_by_id", "mAP by id, constant"),
+    ("f_1px", "F 1 px"),
+    ("f_2px", "F 2 px"),
 )
-COUNTS = (("vertices_mean", "vertices per ring"), ("vertices_per_component", "per component"), ("vertices_per_instance", "per instance"))
+COUNTS = (
+    ("vertices_mean", "vertices / polygon"),
+    ("vertices_per_component", "vertices / component"),
+    ("vertices_per_instance", "vertices / instance"),
+)
 
 
 class Match(StrEnum):
@@ -55,7 +59,7 @@ def score(
     from rich.progress import Progress
 
     from autopoly.errors import DataError
-    from autopoly.jobs.score import ScoreOptions, open_annotations, score_tables
+    from autopoly.jobs.score import ScoreOptions, score_tables
 
     if len(paths) < 2:
         raise DataError(f"{paths[0]}: score needs a prediction and the truth: autopoly score PREDICTION... TRUTH")
@@ -65,9 +69,8 @@ def score(
     options = ScoreOptions(match=match.value, per=per.value, min_side=min_side)
     console = Console()
     with Progress(console=Console(stderr=True), transient=True, disable=quiet) as bar:
-        total = int(open_annotations(truth).counts.sum()) * len(predictions)
-        task = bar.add_task("instances", total=total)
-        result, _ = score_tables(predictions, truth, options, lambda done: bar.update(task, advance=done))
+        task = bar.add_task("instances", total=None)
+        result, _ = score_tables(predictions, truth, options, lambda done, total: bar.update(task, completed=done, total=total))
     if json_file is not None:
         partial = json_file.with_name(json_file.name + ".partial")
         partial.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -81,6 +84,7 @@ def _print(console: Console, result: dict[str, Any]) -> None:
     convention = result["convention"]
     for line in (
         f"{convention['population']}, per {convention['per']}, paired by {convention['match']}; {convention['mean']}",
+        "mAP, own score: ranked by " + ", ".join(sorted({one["convention"]["map_score"] for one in results})) + f"; {convention['map']}",
         f"masks: {convention['rasteriser']}, {convention['resolution']}; boundary: {convention['boundary']}; [..]: {convention['ci95']}",
         *(f"{one['prediction']}: {note}" for one in results for note in one["notes"]),
         *(f"{one['prediction']}: missing {_missing(one)}" for one in results if one["missing"]),
@@ -98,18 +102,17 @@ def _table(results: list[dict[str, Any]], deltas: list[dict[str, Any]]) -> Table
         columns.append((Path(one["prediction"]).name, one))
         if "all" in one:
             columns.append(("all instances", one["all"]))
-    table = Table("", *(name for name, _ in columns), *(f"{Path(one['prediction']).name} - first" for one in deltas))
+    table = Table("%", *(name for name, _ in columns), *(f"{Path(one['prediction']).name} - first" for one in deltas))
     for key, label in (("n", "instances"), ("missing", "missing")):
         table.add_row(label, *(f"{values[key]:,}" for _, values in columns), *([""] * len(deltas)))
     for key, label in ROWS:
         cells = [_cell(values.get(key), values.get("ci95", {}).get(key)) for _, values in columns]
         changes = [_cell(one.get(key, {}).get("delta"), one.get(key, {}).get("ci95"), sign="+") for one in deltas]
-        table.add_row(label.format(**results[0]["convention"]), *cells, *changes)
+        table.add_row(label, *cells, *changes)
     for key, label in COUNTS:
         table.add_row(label, *(f"{values[key]:.1f}" if values.get(key) is not None else "" for _, values in columns), *([""] * len(deltas)))
-    table.add_row(
-        "quality, rank correlation with IoU", *(_cell(values.get("quality_spearman")) for _, values in columns), *([""] * len(deltas))
-    )
+    ranks = [values.get("quality_spearman") for _, values in columns]
+    table.add_row("quality vs IoU, rho", *("" if rank is None else f"{rank:.3f}" for rank in ranks), *([""] * len(deltas)))
     return table
 
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,22 +46,24 @@ __all__ = ["ScoreOptions", "measure_dataset", "open_annotations", "score", "scor
 
 
 def score(
-    predictions: Sequence[Path], truth: Path, options: ScoreOptions | None = None, progress: Callable[[int], None] | None = None
+    predictions: Sequence[Path], truth: Path, options: ScoreOptions | None = None, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Any]:
-    """Score prediction files or run folders against a truth file; see the module for the keys. ``progress`` is told the instances done."""
+    """Score prediction files or run folders against a truth file; see the module for the keys. ``progress`` is told instances done, of all."""
     return score_tables(predictions, truth, options or ScoreOptions(), progress)[0]
 
 
 def score_tables(
-    predictions: Sequence[Path], truth: Path, options: ScoreOptions, progress: Callable[[int], None] | None = None
+    predictions: Sequence[Path], truth: Path, options: ScoreOptions, progress: Callable[[int, int], None] | None = None
 ) -> tuple[dict[str, Any], list[Table]]:
     """Do the same and give the per-instance tables too, one per prediction; row n of each is the same truth."""
     if not predictions:
         raise DataError("score needs at least one prediction and the truth: autopoly score PREDICTION... TRUTH")
     true = open_annotations(truth)
     tables = []
-    for path in predictions:
-        table = measure_dataset(open_annotations(path), true, options, progress)
+    every = int(true.counts.sum())
+    for number, path in enumerate(predictions):
+        step = None if progress is None else partial(_advance, progress, number * every, len(predictions) * every)
+        table = measure_dataset(open_annotations(path), true, options, step)
         tables.append(table.named(str(path), str(truth), _truth_boxes(path)))
     results = [numbers(table, options) for table in tables]
     if len(results) == 1:
@@ -115,12 +118,15 @@ class _Chosen:
         return choose(self._dataset.record(index), self._categories)
 
 
-def measure_dataset(prediction: Dataset, truth: Dataset, options: ScoreOptions, progress: Callable[[int], None] | None = None) -> Table:
+def measure_dataset(
+    prediction: Dataset, truth: Dataset, options: ScoreOptions, progress: Callable[[int, int], None] | None = None
+) -> Table:
     """Measure every image of ``truth``; raise :class:`DataError` where no truth has a mask, or none is as large as asked."""
     finder = ImageFinder(prediction)
     results: list[ImageResult] = []
     unjudged: Counter[str] = Counter()
-    crowd = kept = 0
+    crowd = kept = done = 0
+    total = int(truth.counts.sum())
     for number in range(len(truth.counts)):
         image = truth.record(number)
         found = finder.find(image)
@@ -137,8 +143,9 @@ def measure_dataset(prediction: Dataset, truth: Dataset, options: ScoreOptions, 
         result = measure(number, image, predicted, size, options.match, options.per, absent)
         unjudged.update(reason for _, reason in result.unjudged)
         results.append(result)
+        done += len(image.instances)
         if progress is not None:
-            progress(len(image.instances))
+            progress(done, total)
     table = Table.of(results, truth.header.categories, crowd, kept, finder.unused(), dict(sorted(unjudged.items())))
     if not table.rows:
         raise DataError("no truth has a mask to score against: give as TRUTH (the last path) a file with segmentations")
@@ -157,6 +164,10 @@ def open_annotations(path: Path) -> Dataset:
             raise DataError(f"{path}: a run folder without annotations; finish the run first (give its convert command again)")
         path = written[0]
     return locate(path, None, None, None).open()
+
+
+def _advance(progress: Callable[[int, int], None], before: int, every: int, done: int, _: int) -> None:
+    progress(before + done, every)
 
 
 def _truth_boxes(path: Path) -> bool:

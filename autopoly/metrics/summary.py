@@ -95,7 +95,10 @@ def spearman(x: FloatArray, y: FloatArray) -> float:
 
 
 def calibration(quality: FloatArray, iou: FloatArray, bins: int = 10) -> list[dict[str, float]]:
-    """Compare estimated with true IoU in ``bins`` equal bins of (N,) ``quality`` in [0, 1]: low, high, n, quality and iou (means) per non-empty bin."""
+    """Compare estimated with true IoU in ``bins`` equal bins of (N,) ``quality`` in [0, 1].
+
+    Give low, high, n, and the means quality and iou of each bin that is not empty.
+    """
     index = np.clip((quality * bins).astype(np.int64), 0, bins - 1)
     return [
         {
