@@ -15,7 +15,7 @@ def cpus() -> int:
 
 
 def run(make_worker: MakeWorker, shards: Sequence[Shard]) -> Iterator[Outcome]:
-    """Yield each shard's outcome once its part is durable, in order. A sudden death of the process is not survived here: run again to go on.
+    """Yield each shard's outcome once its part is durable, in order. The death of this process is not survived: run again to go on.
 
     An AutopolyError of the worker stops the run as it is; any other exception stops it as one RunError that names the shard.
     No shards: the worker is not even made.

@@ -81,8 +81,11 @@ def in_hand_path(folder: Path, number: int, mark: str) -> Path:
 def note_in_hand(path: Path, records: Sequence[int]) -> None:
     """Note which records a worker is about to touch. Not synced: it has to outlive the process, not the machine."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    aside.write_text(json.dumps(list(records)))
-    os.replace(aside, path)
+    try:
+        aside.write_text(json.dumps(list(records)))
+        os.replace(aside, path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written ({error.strerror or error}); free some space or choose another folder") from error
 
 
 def read_in_hand(path: Path) -> list[int]:

@@ -48,6 +48,15 @@ def join(pieces: Sequence[tuple[tuple[Polygon, ...], float]]) -> tuple[tuple[Pol
     return polygons, float((qualities * areas).sum() / areas.sum())
 
 
+def rounded(polygons: Sequence[Polygon]) -> tuple[Polygon, ...]:
+    """Round vertices to the two decimals that are written, so that an area counted before and after a file is read back is the same."""
+    return tuple(Polygon(_two_decimals(polygon.exterior), tuple(_two_decimals(hole) for hole in polygon.holes)) for polygon in polygons)
+
+
+def _two_decimals(ring: FloatArray) -> FloatArray:
+    return np.round(ring, 2) + 0.0  # -0.0 becomes 0.0
+
+
 def _parts_of_mask(instance: Instance, size: tuple[int, int]) -> FloatArray:
     assert instance.mask is not None
     found = trace_mask(raster.decode(raster.of_mask(instance.mask, size)))

@@ -8,22 +8,21 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import autopoly
 from autopoly import formats
-from autopoly.errors import DataError, RecipeError
-from autopoly.execute import local, parts, shards
+from autopoly.errors import DataError
+from autopoly.execute import local, parts
 from autopoly.execute.shards import Outcome, Shard
 from autopoly.jobs import merge, part_rows, placement, run_folder
 from autopoly.jobs.options import ConvertOptions, Plan, Progress, Summary, as_json
-from autopoly.jobs.source import Source, category_ids, digest, locate
-from autopoly.jobs.work import Network, Work, siamanno
+from autopoly.jobs.preparation import Setup, isolated, notes_of, set_up, shards_to_run, version
+from autopoly.jobs.source import Source
+from autopoly.jobs.work import Network, Work
 from autopoly.jobs.worker import make_worker
-from autopoly.types import Dataset, Id
+from autopoly.types import Dataset
 
 __all__ = ["ConvertOptions", "Plan", "Progress", "Summary", "convert", "plan"]
 
@@ -31,29 +30,11 @@ PACKAGES = ("numpy", "torch", "opencv-python-headless", "pyarrow", "shapely", "p
 Callback = Callable[[Progress], None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Setup:
-    source: Source
-    dataset: Dataset
-    shards: list[Shard]
-    categories: frozenset[Id] | None
-    network: Network
-    device: str
-    workers: int
-    inputs: Mapping[str, Any]
-    mark: str
-    notes: tuple[str, ...]
-
-    @property
-    def boxes(self) -> int:
-        return sum(shard.boxes for shard in self.shards)
-
-
 def plan(options: ConvertOptions, network: Network | None = None) -> Plan:
     """Say what a conversion would do, without writing anything; raise AutopolyError where it could not be done."""
-    setup = _set_up(options, network)
+    setup = set_up(options, network)
     state = run_folder.examine(options.out, options.source, setup.inputs, options.retry_failures, options.overwrite)
-    todo = _todo(options.out, setup, state)
+    todo = shards_to_run(options.out, setup, state)
     boxes = sum(shard.boxes for shard in todo)
     return Plan(
         state=state.name,
@@ -76,7 +57,7 @@ def convert(options: ConvertOptions, progress: Callback | None = None, network: 
     ``network`` is what turns boxes into polygons; None takes the network of the paper with ``options.checkpoint``. ``progress`` is called
     after each shard. Raise AutopolyError, in one line, for what makes the run impossible; failures of single boxes are counted instead.
     """
-    setup = _set_up(options, network)
+    setup = set_up(options, network)
     # Look before locking: a refusal must not leave a lock file or a new folder behind.
     run_folder.examine(options.out, options.source, setup.inputs, options.retry_failures, options.overwrite)
     try:
@@ -86,14 +67,16 @@ def convert(options: ConvertOptions, progress: Callback | None = None, network: 
         run_folder.tidy(options.out)
 
 
-def _convert(options: ConvertOptions, setup: _Setup, progress: Callback | None) -> Summary:
+def _convert(options: ConvertOptions, setup: Setup, progress: Callback | None) -> Summary:
     started = time.monotonic()
     state = run_folder.examine(options.out, options.source, setup.inputs, options.retry_failures, options.overwrite)
     if state.name == "finished" and state.run is not None:
         return _summary(options.out, state.run, already=True)
     if state.name == "new":
         run_folder.begin(options.out, setup.inputs, state.retry)
-    todo = _todo(options.out, setup, state)
+    if options.workers == "auto":
+        setup = isolated(setup, options.out)
+    todo = shards_to_run(options.out, setup, state)
     for done in _track(_outcomes(options, setup, todo, state.retry), setup, todo, started):
         if progress is not None:
             progress(done)
@@ -101,63 +84,7 @@ def _convert(options: ConvertOptions, setup: _Setup, progress: Callback | None) 
     return _summary(options.out, run)
 
 
-def _set_up(options: ConvertOptions, network: Network | None) -> _Setup:
-    options.check()
-    for name in options.to:
-        if name not in run_folder.ANNOTATIONS:
-            raise RecipeError(f"--to {name}: polygons can be written to {', '.join(run_folder.ANNOTATIONS)}")
-    source = locate(options.source, options.from_format, options.images, options.bbox_format)
-    if source.format == "parquet" and source.path in options.out.resolve().parents:
-        raise RecipeError(f"{options.out}: lies inside the Parquet source and would be read as part of it; choose another folder for OUT")
-    network = network or siamanno(options.checkpoint)
-    device = options.device if options.address else placement.device_kind(options.device)
-    dataset = source.open()
-    categories = category_ids(dataset.header, options.categories)
-    cut = shards.plan(dataset.counts[: options.limit].tolist())
-    boxes = sum(shard.boxes for shard in cut)
-    inputs = {
-        "version": _version(),
-        "source": digest(source.path, options.out),
-        "format": source.format,
-        "images": str(dataset.image_root),
-        "checkpoint": network.fingerprint,
-        "device": device,
-        "to": sorted(options.to),
-        "categories": sorted(options.categories),
-        **{
-            name: getattr(options, name)
-            for name in (
-                "mode", "components_from_truth", "existing", "bbox_format", "tolerance", "min_quality", "limit", "write_images"
-            )
-        },
-    }  # fmt: skip
-    workers = placement.workers(options.workers, device, boxes, len(cut))
-    return _Setup(
-        source, dataset, cut, categories, network, device, workers, inputs, parts.fingerprint(inputs), _notes(options, dataset, bool(cut))
-    )
-
-
-def _notes(options: ConvertOptions, dataset: Dataset, any_records: bool) -> tuple[str, ...]:
-    notes = [*dataset.header.notes]
-    if "coco" in options.to and not options.write_images and any_records and dataset.record(0).data is not None:
-        notes.append("the pictures came inside the dataset: file names in annotations.json have no files; --write-images writes them")
-    return tuple(notes)
-
-
-def _todo(out: Path, setup: _Setup, state: run_folder.State) -> list[Shard]:
-    folder = out / run_folder.PARTS
-    if state.name == "finished":
-        return []
-    if state.retry:
-        copied = folder / run_folder.FAILURES
-        failed = part_rows.read_failures(copied if state.name == "unfinished" else out / run_folder.FAILURES)
-        wanted = [shard for shard in setup.shards if any(number in failed for number in range(shard.start, shard.stop))]
-    else:
-        wanted = setup.shards
-    return wanted if state.name == "new" else parts.missing(wanted, folder, setup.mark)
-
-
-def _outcomes(options: ConvertOptions, setup: _Setup, todo: list[Shard], retry: bool) -> Iterator[Outcome]:
+def _outcomes(options: ConvertOptions, setup: Setup, todo: list[Shard], retry: bool) -> Iterator[Outcome]:
     folder = (options.out / run_folder.PARTS).resolve()
     work = Work(
         source=setup.source,
@@ -185,7 +112,7 @@ def _outcomes(options: ConvertOptions, setup: _Setup, todo: list[Shard], retry: 
     return ray_pool.run(make, todo, pool, lambda shard: parts.read_in_hand(parts.in_hand_path(folder, shard.number, setup.mark)))
 
 
-def _track(outcomes: Iterator[Outcome], setup: _Setup, todo: list[Shard], started: float) -> Iterator[Progress]:
+def _track(outcomes: Iterator[Outcome], setup: Setup, todo: list[Shard], started: float) -> Iterator[Progress]:
     total = setup.boxes
     before = total - sum(shard.boxes for shard in todo)
     boxes, failed = before, 0
@@ -195,7 +122,7 @@ def _track(outcomes: Iterator[Outcome], setup: _Setup, todo: list[Shard], starte
         yield Progress(boxes, total, before, failed, time.monotonic() - started)
 
 
-def _finish(options: ConvertOptions, setup: _Setup, state: run_folder.State, boxes_run: int, started: float) -> dict[str, Any]:
+def _finish(options: ConvertOptions, setup: Setup, state: run_folder.State, boxes_run: int, started: float) -> dict[str, Any]:
     staged = run_folder.staging(options.out)
     before = _result(options.out, setup) if state.retry else None
     whole = merge.Parts(setup.dataset, setup.shards, options.out / run_folder.PARTS, setup.mark, setup.categories, before)
@@ -211,7 +138,7 @@ def _finish(options: ConvertOptions, setup: _Setup, state: run_folder.State, box
     extra = ["images"] if options.write_images and (options.out / "images").is_dir() else []
     run = {
         "schema": run_folder.SCHEMA,
-        "version": _version(),
+        "version": version(),
         "versions": {"python": platform.python_version(), **{name: _installed(name) for name in PACKAGES}},
         "options": as_json(options),
         "inputs": setup.inputs,
@@ -224,14 +151,14 @@ def _finish(options: ConvertOptions, setup: _Setup, state: run_folder.State, box
         "failures": failed,
         "seconds": round(seconds, 3),
         "boxes_per_second": round(boxes_run / seconds, 3) if seconds > 0 else 0.0,
-        "notes": list(setup.notes),
+        "notes": list(dict.fromkeys((*setup.notes, *notes_of(options, setup.dataset, bool(setup.shards))))),
         "outputs": run_folder.outputs(staged, extra),
     }
     run_folder.publish(options.out, staged, run, state.run)
     return run
 
 
-def _result(out: Path, setup: _Setup) -> Dataset:
+def _result(out: Path, setup: Setup) -> Dataset:
     for name, file in run_folder.ANNOTATIONS.items():
         if (out / file).exists():
             return Source(out / file, name, Path(setup.dataset.image_root)).open()
@@ -253,10 +180,6 @@ def _call_where_offered(module: str, function: str, *arguments: object) -> None:
         return
     if offered is not None:
         offered(*arguments)
-
-
-def _version() -> str:
-    return str(getattr(autopoly, "__version__", "unknown"))
 
 
 def _installed(name: str) -> str | None:

@@ -61,8 +61,8 @@ class ConvertOptions:
                 "--components-from-truth: needs --mode per-component",
             ),
             (
-                self.address is not None and self.workers == 0,
-                "--address: needs --workers 1 or more, since --workers 0 runs in this process",
+                self.address is not None and (self.workers == "auto" or self.workers == 0),
+                "--address: say --workers N (1 or more) as well, since the cluster's size is not known here",
             ),
             (
                 self.address is not None and self.device == "auto",

@@ -20,21 +20,30 @@ class Prediction(Protocol):
     """What an annotator gives for one box: valid polygons inside the image, in image px, and its own estimate of their IoU."""
 
     @property
-    def polygons(self) -> tuple[Polygon, ...]: ...
+    def polygons(self) -> tuple[Polygon, ...]:
+        """Give the parts of the mask; empty when none was found."""
+        ...
+
     @property
-    def quality(self) -> float: ...
+    def quality(self) -> float:
+        """Give the estimated IoU, between 0 and 1."""
+        ...
 
 
 class Annotator(Protocol):
     """Turns boxes on pictures into predictions; see :mod:`autopoly.predict`."""
 
-    def predict(self, items: Sequence[tuple[Image, FloatArray]]) -> Sequence[Sequence[Prediction]]: ...
+    def predict(self, items: Sequence[tuple[Image, FloatArray]]) -> Sequence[Sequence[Prediction]]:
+        """Give, for each picture (H, W, 3) RGB with boxes (N, 4) xyxy image px, N predictions in the order of the boxes."""
+        ...
 
 
 class Load(Protocol):
     """How a process gets its annotator. Travels by pickle."""
 
-    def __call__(self, checkpoint: str | None, device: str, tolerance: float, threads: int) -> Annotator: ...
+    def __call__(self, checkpoint: str | None, device: str, tolerance: float, threads: int) -> Annotator:
+        """Load a checkpoint folder on a device; polygons simplified by ``tolerance`` image px."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

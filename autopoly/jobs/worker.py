@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from autopoly.execute import parts
 from autopoly.execute.shards import Poison, Shard
 from autopoly.geometry.boxes import problem_of
 from autopoly.jobs import part_rows, pictures
-from autopoly.jobs.component_boxes import boxes_of, join
+from autopoly.jobs.component_boxes import boxes_of, join, rounded
 from autopoly.jobs.part_rows import Row
 from autopoly.jobs.source import choose
 from autopoly.jobs.work import Image, Prediction, Work
@@ -41,6 +41,9 @@ class _Job:
     wanted: list[tuple[Instance, Row]]
 
 
+_Decoding = list[tuple[_Job, Future[Image] | None]]
+
+
 class ConvertWorker:
     """Read pictures ahead in threads, predict group by group, commit one part per shard."""
 
@@ -53,35 +56,36 @@ class ConvertWorker:
 
     def process(self, shard: Shard, records: Sequence[int] | None = None, poison: Sequence[Poison] = ()) -> Mapping[str, int]:
         """Run a shard and commit its part, or run ``records`` alone and commit nothing. Groups never cross a shard."""
-        whole = records is None
         note = parts.in_hand_path(self._work.folder, shard.number, self._work.mark)
-        note.unlink(missing_ok=True)
         left_out = {one.record: one for one in poison}
-        groups = self._groups(list(range(shard.start, shard.stop)) if records is None else records, left_out)
-        rows: list[Row] = []
-        with ThreadPoolExecutor(self._threads) as threads:
-            ahead: deque[list[tuple[_Job, Future[Image] | None]]] = deque()
-            while True:
-                group = next(groups, None)
-                if group is not None:
-                    if whole:
-                        in_hand = [*(job.record.ordinal for job, _ in (pair for started in ahead for pair in started))]
-                        parts.note_in_hand(note, in_hand + [job.record.ordinal for job in group if job.wanted])
-                    ahead.append(
-                        [
-                            (job, threads.submit(images.read_rgb, job.record, self._dataset.image_root) if job.wanted else None)
-                            for job in group
-                        ]
-                    )
-                if not ahead:
-                    break
-                if group is None or len(ahead) == 2:
-                    rows.extend(self._finish(ahead.popleft()))
-        if whole:
-            parts.commit(parts.part_path(self._work.folder, shard.number, self._work.mark), part_rows.encode(rows, self._work.mark))
+        try:
+            if records is not None:
+                rows = self._rows(self._groups(records, left_out), None)
+            else:
+                rows = self._rows(self._groups(range(shard.start, shard.stop), left_out), note)
+                parts.commit(parts.part_path(self._work.folder, shard.number, self._work.mark), part_rows.encode(rows, self._work.mark))
+        finally:
+            # Only the death of the process leaves a note behind.
             note.unlink(missing_ok=True)
-        failed = sum(row.code is not None for row in rows)
-        return {"boxes": shard.boxes, "rows": len(rows), "failures": failed}
+        return {"boxes": shard.boxes, "rows": len(rows), "failures": sum(row.code is not None for row in rows)}
+
+    def _rows(self, groups: Iterator[list[_Job]], note: Path | None) -> list[Row]:
+        """Decode one group ahead of the one that is predicted; ``note`` names the records of both, since either may be deadly."""
+        rows: list[Row] = []
+        ready: _Decoding = []
+        with ThreadPoolExecutor(self._threads) as threads:
+            for group in groups:
+                if note is not None:
+                    parts.note_in_hand(note, [job.record.ordinal for job in (*(job for job, _ in ready), *group) if job.wanted])
+                ahead: _Decoding = [(job, threads.submit(self._decode, job.record) if job.wanted else None) for job in group]
+                rows.extend(self._finish(ready))
+                ready = ahead
+            rows.extend(self._finish(ready))
+        return rows
+
+    def _decode(self, record: Record) -> Image:
+        image: Image = images.read_rgb(record, self._dataset.image_root)
+        return image
 
     def _groups(self, numbers: Sequence[int], left_out: Mapping[int, Poison]) -> Iterator[list[_Job]]:
         group: list[_Job] = []
@@ -129,7 +133,7 @@ class ConvertWorker:
             job.rows.append(row)
         return job
 
-    def _finish(self, group: list[tuple[_Job, Future[Image] | None]]) -> Iterator[Row]:
+    def _finish(self, group: _Decoding) -> Iterator[Row]:
         items: list[tuple[Image, FloatArray]] = []
         asked: list[list[tuple[Instance, Row, int]]] = []
         for job, future in group:
@@ -159,19 +163,17 @@ class ConvertWorker:
         questions: list[tuple[Instance, Row, int]] = []
         for instance, row in job.wanted:
             row.size = (height, width)
-            found = (
-                instance.box[None]
-                if not self._work.per_component
-                else boxes_of(instance, (height, width), self._work.components_from_truth)
-            )
+            found: FloatArray | Problem = instance.box[None]
+            if self._work.per_component:
+                found = boxes_of(instance, (height, width), self._work.components_from_truth)
             if isinstance(found, Problem):
                 self._fail(row, "box", found)
                 continue
             problems = [problem_of(box, (height, width)) for box in found]
-            if all(problems):
-                self._fail(row, "box", problems[0] or Problem("box_outside_image", "box lies outside its image"))
-                continue
             inside = np.array([problem is None for problem in problems])
+            if problems[0] is not None and not inside.any():
+                self._fail(row, "box", problems[0])
+                continue
             boxes.append(np.asarray(found[inside], np.float64))
             questions.append((instance, row, int(inside.sum())))
         return boxes, questions
@@ -180,16 +182,13 @@ class ConvertWorker:
         polygons, quality = join([(prediction.polygons, float(prediction.quality)) for prediction in predictions])
         row.quality = quality if polygons else None
         if not polygons:
-            self._fail(
-                row,
-                "predict",
-                Problem("no_polygon", f"no polygon with an area inside the picture was found in box {_numbers(instance.box)}"),
-            )
+            line = f"no polygon with an area inside the picture was found in box {_numbers(instance.box)}"
+            self._fail(row, "predict", Problem("no_polygon", line))
         elif quality < self._work.min_quality:
             line = f"estimated quality {quality:.4f} is below --min-quality {self._work.min_quality}; the box is kept without a polygon"
             self._fail(row, "predict", Problem("low_quality", line))
         else:
-            row.mask_source, row.polygons = "predicted", polygons
+            row.mask_source, row.polygons = "predicted", rounded(polygons)
 
     def _fail(self, row: Row, stage: str, problem: Problem) -> None:
         row.fail(stage, problem.code, problem.message)

@@ -50,7 +50,7 @@ def test_every_annotation_comes_back_in_order_with_its_own_fields(made, tmp_path
             key: one[key] for key in ("id", "image_id", "category_id", "bbox", "iscrowd", "colour")
         }
         assert other["mask_source"] == "predicted"
-        x, y, w, h = one["bbox"]
+        x, y, _, h = one["bbox"]
         ring = other["segmentation"][0]
         assert min(ring[::2]) == pytest.approx(x, abs=0.01)
         assert max(ring[1::2]) == pytest.approx(y + h, abs=0.01)
@@ -191,7 +191,7 @@ def test_a_damaged_part_is_named(made, tmp_path):
         convert(asked, stop, inscribed.network())
     part = next((tmp_path / "out/parts").glob("*.parquet"))
     part.write_bytes(part.read_bytes()[:100])
-    with pytest.raises(RunError, match="damaged part.*delete it"):
+    with pytest.raises(RunError, match=r"damaged part.*delete it"):
         run(made, tmp_path / "out")
     part.unlink()
     assert run(made, tmp_path / "out").exit_code == 0

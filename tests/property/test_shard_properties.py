@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,5 +29,5 @@ def test_only_a_single_record_overfills_a_shard(counts):
 def test_two_neighbours_never_fit_into_one_shard(counts):
     wanted = boxes_per_shard(sum(counts))
     shards = plan(counts)
-    for left, right in zip(shards, shards[1:], strict=False):
+    for left, right in pairwise(shards):
         assert left.boxes + counts[right.start] > wanted or left.stop - left.start == RECORDS_MOST

@@ -1,0 +1,109 @@
+"""Get a conversion ready: find the source, the network and the device, cut the shards, and say what the result depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import autopoly
+from autopoly.errors import RecipeError
+from autopoly.execute import parts, shards
+from autopoly.execute.shards import Shard
+from autopoly.jobs import part_rows, placement, run_folder
+from autopoly.jobs.options import ConvertOptions
+from autopoly.jobs.source import Source, category_ids, digest, locate
+from autopoly.jobs.work import Network, siamanno
+from autopoly.types import Dataset, Id
+
+PLAIN_INPUTS = ("mode", "components_from_truth", "existing", "bbox_format", "limit", "write_images")
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """A conversion ready to run. ``inputs`` (JSON values) is everything its result depends on, ``mark`` their fingerprint."""
+
+    source: Source
+    dataset: Dataset
+    shards: list[Shard]
+    categories: frozenset[Id] | None
+    network: Network
+    device: str
+    workers: int
+    inputs: Mapping[str, Any]
+    mark: str
+    notes: tuple[str, ...]
+
+    @property
+    def boxes(self) -> int:
+        """Count the boxes of all shards."""
+        return sum(shard.boxes for shard in self.shards)
+
+
+def set_up(options: ConvertOptions, network: Network | None) -> Setup:
+    """Check the options, open the source, choose device and workers, and cut the shards; raise AutopolyError where that cannot be done."""
+    options.check()
+    for name in options.to:
+        if name not in run_folder.ANNOTATIONS:
+            raise RecipeError(f"--to {name}: polygons can be written to {', '.join(run_folder.ANNOTATIONS)}")
+    source = locate(options.source, options.from_format, options.images, options.bbox_format)
+    if source.format == "parquet" and source.path in options.out.resolve().parents:
+        raise RecipeError(f"{options.out}: lies inside the Parquet source and would be read as part of it; choose another folder for OUT")
+    network = network or siamanno(options.checkpoint)
+    device = options.device if options.address else placement.device_kind(options.device)
+    dataset = source.open()
+    categories = category_ids(dataset.header, options.categories)
+    cut = shards.plan(dataset.counts[: options.limit].tolist())
+    boxes = sum(shard.boxes for shard in cut)
+    inputs = {
+        "version": version(),
+        "source": digest(source.path, options.out),
+        "format": source.format,
+        "images": str(dataset.image_root),
+        "checkpoint": network.fingerprint,
+        "device": device,
+        "to": sorted(options.to),
+        "categories": sorted(options.categories),
+        "tolerance": float(options.tolerance),
+        "min_quality": float(options.min_quality),
+        **{name: getattr(options, name) for name in PLAIN_INPUTS},
+    }
+    workers = placement.workers(options.workers, device, boxes, len(cut))
+    notes = notes_of(options, dataset, bool(cut))
+    return Setup(source, dataset, cut, categories, network, device, workers, inputs, parts.fingerprint(inputs), notes)
+
+
+def isolated(setup: Setup, out: Path) -> Setup:
+    """Move a small run from this process to a Ray worker where an earlier start died with pictures in hand: a deadly one is found there."""
+    if setup.workers > 0 or not list((out / run_folder.PARTS).glob("*.inhand")):
+        return setup
+    note = "an earlier start died while it worked on a picture: going on with one Ray worker, which finds and leaves out a deadly one"
+    return replace(setup, workers=1, notes=(*setup.notes, note))
+
+
+def notes_of(options: ConvertOptions, dataset: Dataset, any_records: bool) -> tuple[str, ...]:
+    """Say what was detected or repaired, also while reading, and which file names have no files."""
+    notes = [*dataset.header.notes]
+    if "coco" in options.to and not options.write_images and any_records and dataset.record(0).data is not None:
+        notes.append("the pictures came inside the dataset: file names in annotations.json have no files; --write-images writes them")
+    return tuple(notes)
+
+
+def shards_to_run(out: Path, setup: Setup, state: run_folder.State) -> list[Shard]:
+    """Give the shards that still have to run: those without a part; in a retry, of those with failures."""
+    folder = out / run_folder.PARTS
+    if state.name == "finished":
+        return []
+    if state.retry:
+        copied = folder / run_folder.FAILURES
+        failed = part_rows.read_failures(copied if state.name == "unfinished" else out / run_folder.FAILURES)
+        wanted = [shard for shard in setup.shards if any(number in failed for number in range(shard.start, shard.stop))]
+    else:
+        wanted = setup.shards
+    return wanted if state.name == "new" else parts.missing(wanted, folder, setup.mark)
+
+
+def version() -> str:
+    """Give the version of autopoly."""
+    return str(getattr(autopoly, "__version__", "unknown"))
