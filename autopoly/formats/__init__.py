@@ -1,0 +1,26 @@
+"""Readers and writers of annotations: a module with ``matches``, ``read`` and ``write`` is a format, and the literal below names them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+from autopoly.errors import DataError
+from autopoly.formats import coco, kitti
+
+FORMATS: dict[str, ModuleType] = {"coco": coco, "kitti": kitti}
+
+
+def detect(path: Path) -> str:
+    """Name the format of a source; raise DataError, with what was looked for, when it is none or several."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder; check SOURCE")
+    found = [name for name, module in FORMATS.items() if module.matches(path)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise DataError(f"{path}: could be {' or '.join(found)}; say which with --from")
+    raise DataError(
+        f"{path}: no known source; looked for COCO (a .json file, or a folder with annotations.json), "
+        "KITTI (a folder with label_2/) and Parquet (a .parquet file, or a folder of them)"
+    )

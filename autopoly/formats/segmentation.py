@@ -1,0 +1,115 @@
+"""COCO's ``segmentation``: read in all the forms that occur, written in two (polygons, RLE where there are holes). V polygon vertices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from autopoly.formats.base import is_number
+from autopoly.geometry import raster
+from autopoly.types import Mask, Polygon, Rle
+
+
+def parse(value: Any, size: tuple[int, int] | None) -> tuple[Mask | None, bool]:
+    """Read a list of rings, one flat ring, or RLE with counts as text or list; give the mask, and whether all was sound.
+
+    Nothing is raised. The mask is None for a missing or empty field (sound), and for one where nothing can be used (not sound). ``size`` is
+    the picture's (height, width): an RLE of another size is not sound. Each ring becomes a polygon without holes, since COCO unites them.
+    """
+    if value is None or value == []:
+        return None, True
+    if isinstance(value, dict):
+        rle = _rle(value)
+        sound = rle is not None and (size is None or rle.size == size)
+        return (rle, True) if sound else (None, False)
+    if not isinstance(value, list):
+        return None, False
+    rings = [value] if is_number(value[0]) else value
+    polygons = tuple(Polygon(np.array(ring, dtype=np.float64).reshape(-1, 2)) for ring in rings if _is_ring(ring))
+    return polygons or None, len(polygons) == len(rings)
+
+
+def dump(mask: Mask, size: tuple[int, int] | None, decimals: int | None = 2) -> list[list[float]] | dict[str, Any]:
+    """Give a mask as COCO writes it: rings of x, y, ... rounded to ``decimals`` (None: as they are), or RLE where there are holes.
+
+    No polygon gives []. RLE has text counts. A picture of unknown ``size`` is taken to end where the polygons do.
+    """
+    if isinstance(mask, Rle) or any(polygon.holes for polygon in mask):
+        rle = raster.of_mask(mask, size or extent(mask))
+        return {"size": list(rle.size), "counts": rle.counts.decode("ascii")}
+    return [flat(polygon.exterior, decimals) for polygon in mask]
+
+
+def flat(ring: Any, decimals: int | None) -> list[float]:
+    """Give a ring (V, 2) as x, y, x, y, ..."""
+    values = np.asarray(ring, dtype=np.float64).ravel()
+    numbers: list[float] = (values if decimals is None else np.round(values, decimals) + 0.0).tolist()
+    return numbers
+
+
+def extent(mask: Mask) -> tuple[int, int]:
+    """Give the (height, width) of the smallest picture that holds a mask; (1, 1) for an empty one."""
+    if isinstance(mask, Rle):
+        return mask.size
+    corner = np.ceil(np.max([[1.0, 1.0], *(polygon.exterior.max(axis=0) for polygon in mask)], axis=0))
+    return int(corner[1]), int(corner[0])
+
+
+def bounds_xywh(mask: Mask) -> list[float] | None:
+    """Give the tight box of a mask, xywh with two decimals; None for an empty mask."""
+    if isinstance(mask, Rle):
+        x1, y1, x2, y2 = raster.xyxy_of(mask)
+    elif mask:
+        x1, y1 = np.min([polygon.exterior.min(axis=0) for polygon in mask], axis=0)
+        x2, y2 = np.max([polygon.exterior.max(axis=0) for polygon in mask], axis=0)
+    else:
+        return None
+    box = [round(float(one), 2) for one in (x1, y1, x2 - x1, y2 - y1)]
+    return box if box[2] > 0 and box[3] > 0 else None
+
+
+def _is_ring(ring: Any) -> bool:
+    if not isinstance(ring, list) or len(ring) < 6 or len(ring) % 2 or not all(is_number(one) for one in ring):
+        return False
+    return all(abs(one) < 1e9 for one in ring)
+
+
+def _rle(value: dict[str, Any]) -> Rle | None:
+    size, counts = value.get("size"), value.get("counts")
+    if not isinstance(size, list) or len(size) != 2 or not all(isinstance(one, int) and 0 < one < 1 << 20 for one in size):
+        return None
+    height, width = size
+    if isinstance(counts, str):
+        runs = _runs(counts)
+        sound = runs is not None and runs.min(initial=0) >= 0 and int(runs.sum()) == height * width
+        return Rle((height, width), counts.encode("ascii")) if sound else None
+    if not isinstance(counts, list) or not all(isinstance(one, int) and 0 <= one <= height * width for one in counts):
+        return None
+    if sum(counts) != height * width:
+        return None
+    column_major = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
+    return raster.encode(column_major.reshape(width, height).T)
+
+
+def _runs(text: str) -> np.ndarray[Any, np.dtype[np.int64]] | None:
+    """Decode COCO's compressed counts (six bits a character, five of them payload) to run lengths; None for what is not such a text.
+
+    pycocotools trusts its input, so a damaged text must be found before it gets there.
+    """
+    if not text.isascii():
+        return None
+    codes = np.frombuffer(text.encode("ascii"), dtype=np.uint8).astype(np.int64) - 48
+    if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
+        return None
+    ends = np.flatnonzero((codes & 32) == 0)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    place = np.arange(len(codes)) - np.repeat(starts, ends - starts + 1)
+    if place.max() > 6:
+        return None
+    runs = np.add.reduceat((codes & 31) << (5 * place), starts)
+    runs -= np.where(codes[ends] & 16, np.int64(1) << (5 * (place[ends] + 1)), 0)
+    # From the fourth on, a number is the difference to the run two places before.
+    runs[1::2] = np.cumsum(runs[1::2])
+    runs[2::2] = np.cumsum(runs[2::2])
+    return runs
