@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import cv2
 import numpy as np
 from contourpy import FillType, contour_generator
 from numpy.typing import NDArray
-from shapely import MultiPolygon, buffer, make_valid, union_all
+from shapely import MultiPolygon, buffer, distance, make_valid, union_all
 from shapely import Polygon as ShapelyPolygon
 from shapely.geometry import LineString
 from shapely.ops import nearest_points
@@ -22,11 +25,18 @@ def box_contour(box_xyxy: FloatArray, k: int) -> FloatArray:
     return resample(np.array([[middle, y1], [x2, y1], [x2, y2], [x1, y2], [x1, y1]]), k)
 
 
-def resample(ring: FloatArray, k: int) -> FloatArray:
-    """Give K points (K, 2), equally spaced by arc length along a ring (V, 2), the first at its first vertex."""
+def resample(ring: FloatArray, k: int, start: float = 0.0) -> FloatArray:
+    """Give K points (K, 2), equally spaced by arc length along a ring (V, 2), the first ``start`` px after its first vertex.
+
+    A ring of one place repeated gives that place K times. Raise DataError for a ring without vertices.
+    """
+    if not len(ring):
+        raise DataError("a ring without vertices cannot be resampled")
     closed = np.concatenate([ring, ring[:1]])
     along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(closed, axis=0).T))])
-    where = np.arange(k) * (along[-1] / k)
+    where = start + np.arange(k) * (along[-1] / k)
+    if start:
+        where %= max(along[-1], np.finfo(np.float64).tiny)
     return np.stack([np.interp(where, along, closed[:, 0]), np.interp(where, along, closed[:, 1])], axis=1)
 
 
@@ -44,35 +54,50 @@ def clockwise(ring: FloatArray) -> FloatArray:
 def trace_mask(mask: NDArray[np.bool_]) -> tuple[Polygon, ...]:
     """Trace a mask (H, W) along its pixel *edges*: filling the result gives the same mask, at every size.
 
-    One polygon per 4-connected part, holes included, vertices at corners only; () for an empty mask. (``cv2.findContours`` traces pixel centres
-    and loses half a pixel all round: IoU 0.67 for a disk of 8 px.)
+    One polygon per 4-connected part, holes included, vertices at corners only; () for an empty mask. (``cv2.findContours`` traces pixel
+    centres and loses half a pixel all round: IoU 0.67 for a disk of 8 px.)
     """
-    _, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
-    padded = np.pad(labels, 1)
-    filled = padded > 0
-    corners = filled[:-1, :-1], filled[:-1, 1:], filled[1:, :-1], filled[1:, 1:]  # the four pixels around each corner (y, x)
-    saddle = (corners[0] == corners[3]) & (corners[1] == corners[2]) & (corners[0] != corners[1])
-    # Where two pixels meet at a corner only: pixels of one part keep to the background (turn left), which leaves a hole that touches the outline;
-    # pixels of two parts keep apart (turn right).
-    one_part = np.where(corners[0], padded[:-1, :-1] == padded[1:, 1:], padded[:-1, 1:] == padded[1:, :-1])
-    turns = np.where(saddle, np.where(one_part, -1, 1), 0)
-    inside = filled.astype(np.int8)
-    edges = _edges(np.diff(inside, axis=0)[:, 1:-1], turns, horizontal=True) | _edges(-np.diff(inside, axis=1)[1:-1].T, turns, horizontal=False)
+    x, y, width, height = cv2.boundingRect(mask.view(np.uint8) if mask.flags.c_contiguous else mask.astype(np.uint8))
+    if width == 0:
+        return ()
+    # Only the mask's own box is looked at: an object of 50 px in a street scene costs what 50 px cost.
+    _, labels = cv2.connectedComponents(mask[y : y + height, x : x + width].astype(np.uint8), connectivity=4)
+    padded: NDArray[np.int32] = np.pad(labels, 1)
+    inside = (padded > 0).astype(np.int8)
+    turns = _turns(padded)
+    edges = _edges(np.diff(inside, axis=0)[:, 1:-1], turns, horizontal=True)
+    edges |= _edges(-np.diff(inside, axis=1)[1:-1].T, turns, horizontal=False)
+    corner = np.array([x, y], dtype=np.float64)
     exteriors: dict[int, FloatArray] = {}
     holes: dict[int, list[FloatArray]] = {}
     while edges:
         ring, label = _walk(edges, padded, turns)
         if signed_area(ring) > 0:
-            exteriors[label] = ring
+            exteriors[label] = ring + corner
         else:
-            holes.setdefault(label, []).append(ring)
+            holes.setdefault(label, []).append(ring + corner)
     return tuple(Polygon(exteriors[label], tuple(holes.get(label, ()))) for label in sorted(exteriors))
+
+
+def _turns(labels: NDArray[np.int32]) -> NDArray[np.int8]:
+    """Say at every grid corner (y, x) how rings turn where only two diagonal pixels meet: +1 right, -1 left, 0 at any other corner.
+
+    Pixels of one part turn left, which leaves a hole that touches the outline in a point; pixels of two parts turn right and stay apart.
+    """
+    filled = labels > 0
+    north_west, north_east, south_west, south_east = filled[:-1, :-1], filled[:-1, 1:], filled[1:, :-1], filled[1:, 1:]
+    y, x = np.nonzero((north_west == south_east) & (north_east == south_west) & (north_west != north_east))
+    main = filled[y, x]
+    one_part = np.where(main, labels[y, x] == labels[y + 1, x + 1], labels[y, x + 1] == labels[y + 1, x])
+    turns = np.zeros(north_west.shape, dtype=np.int8)
+    turns[y, x] = np.where(one_part, -1, 1)
+    return turns
 
 
 _Corner = tuple[int, int, int]  # x, y, and at a saddle the direction (+1, -1) in which a ring arrives there, else 0
 
 
-def _edges(change: NDArray[np.int8], turns: NDArray[np.int64], horizontal: bool) -> dict[_Corner, tuple[int, int]]:
+def _edges(change: NDArray[np.int8], turns: NDArray[np.int8], horizontal: bool) -> dict[_Corner, tuple[int, int]]:
     """Give the maximal straight edges with the inside on their right, start corner -> end corner.
 
     ``change`` has one line per grid line: +1 where the edge goes towards larger coordinates, -1 where it goes back.
@@ -92,7 +117,7 @@ def _edges(change: NDArray[np.int8], turns: NDArray[np.int64], horizontal: bool)
     return dict(zip(keys, heads, strict=True))
 
 
-def _walk(edges: dict[_Corner, tuple[int, int]], labels: NDArray[np.int32], turns: NDArray[np.int64]) -> tuple[FloatArray, int]:
+def _walk(edges: dict[_Corner, tuple[int, int]], labels: NDArray[np.int32], turns: NDArray[np.int8]) -> tuple[FloatArray, int]:
     """Take one ring out of ``edges``; give it (V, 2) with the label of the part on its right."""
     key = next(iter(edges))
     ring = []
@@ -102,48 +127,62 @@ def _walk(edges: dict[_Corner, tuple[int, int]], labels: NDArray[np.int32], turn
         key = (*head, direction if turns[head[1], head[0]] else 0)
     (x1, y1), (x2, y2) = ring[0], ring[1]
     x, y = min(x1, x2), min(y1, y2)
-    if y1 == y2:
-        label = labels[y + 1, x + 1] if x2 > x1 else labels[y, x + 1]
-    else:
-        label = labels[y + 1, x] if y2 > y1 else labels[y + 1, x + 1]
-    return np.array(ring, dtype=np.float64), int(label)
+    # The pixel on the right of the first edge; labels have a margin of one pixel.
+    row = y + (x2 > x1) if y1 == y2 else y + 1
+    column = x + 1 if y1 == y2 else x + (y2 < y1)
+    return np.array(ring, dtype=np.float64), int(labels[row, column])
 
 
 def trace_field(field: NDArray[np.floating], level: float, cell: float) -> tuple[Polygon, ...]:
-    """Trace where a sampled field (H, W) rises above ``level``, between its samples (marching squares).
+    """Trace where a sampled field (H, W) rises above ``level``, between its samples (marching squares), with holes.
 
-    Sample (i, j) lies at ((j + 0.5) * cell, (i + 0.5) * cell). The outlines close half a cell outside the outermost samples; () when no sample
-    is above the level.
+    Sample (i, j) lies at ((j + 0.5) * cell, (i + 0.5) * cell); outlines stay inside [0, W * cell] x [0, H * cell], and what is above the
+    level at an outermost sample reaches the edge. () when no sample is above the level.
     """
+    if not field.size or not field.max() > level:
+        return ()
+    # The outermost samples are repeated, so that outlines go straight on to the edge; a rim far below the level closes them beyond it.
     lowest = min(float(field.min()), level) - 1
-    padded = np.pad(field.astype(np.float64), 1, constant_values=lowest)
-    generator = contour_generator(z=padded, fill_type=FillType.OuterOffset)
-    points, offsets = generator.filled(level, np.inf)
+    padded = np.pad(np.pad(field.astype(np.float64), 1, mode="edge"), 1, constant_values=lowest)
+    found = contour_generator(z=padded, fill_type=FillType.OuterOffset).filled(level, np.inf)
     limits = np.array([field.shape[1], field.shape[0]], dtype=np.float64) * cell
     polygons = []
-    for part, ends in zip(points, offsets, strict=True):
-        rings = [np.clip((part[a : b - 1] - 0.5) * cell, 0, limits) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    for part, ends in zip(found[0], found[1], strict=True):
+        assert part is not None
+        assert ends is not None
+        rings = [np.clip((part[a : b - 1] - 1.5) * cell, 0, limits) for a, b in pairwise(ends.tolist())]
         polygons.append(Polygon(clockwise(rings[0]), tuple(clockwise(hole)[::-1] for hole in rings[1:])))
     return tuple(polygons)
 
 
-def single_ring(polygons: tuple[Polygon, ...]) -> FloatArray:
-    """Give one closed ring (V, 2), clockwise, for an instance in one or more parts: exteriors joined by thin bridges, holes ignored.
+def single_ring(polygons: Sequence[Polygon]) -> FloatArray:
+    """Give one simple ring (V, 2), clockwise, for an instance in one or more parts: exteriors joined by thin bridges, holes ignored.
 
-    Raise DataError when nothing has an area.
+    Bridges follow the shortest tree over the parts. Self-intersections are resolved first. Raise DataError when nothing has an area.
     """
-    parts = [buffer(make_valid(ShapelyPolygon(p.exterior)), 0) for p in polygons if len(p.exterior) >= 3]
-    whole = union_all([part for part in parts if part.area > 0])
-    if whole.is_empty:
-        raise DataError("no part of the instance has an area")
+    rings = [polygon.exterior for polygon in polygons if len(polygon.exterior) >= 3 and np.isfinite(polygon.exterior).all()]
+    whole = union_all([buffer(make_valid(ShapelyPolygon(ring)), 0) for ring in rings])
+    if not whole.area > 0:
+        raise DataError("no part of the instance has an area; give its polygon at least three vertices off one line")
     if isinstance(whole, MultiPolygon):
-        pieces = sorted(whole.geoms, key=lambda piece: -piece.area)
-        width = np.sqrt(whole.area) / 100
-        joined, rest = pieces[0], pieces[1:]
-        while rest:
-            nearest = min(range(len(rest)), key=lambda i: joined.distance(rest[i]))
-            piece = rest.pop(nearest)
-            bridge = LineString(nearest_points(joined, piece)).buffer(width)
-            joined = union_all([joined, piece, bridge])
-        whole = joined if not isinstance(joined, MultiPolygon) else max(joined.geoms, key=lambda piece: piece.area)
+        whole = _bridged(whole)
     return clockwise(np.asarray(whole.exterior.coords[:-1], dtype=np.float64))
+
+
+def _bridged(parts: MultiPolygon) -> ShapelyPolygon:
+    pieces = sorted(parts.geoms, key=lambda piece: -piece.area)
+    half_width = parts.area**0.5 / 100
+    # Prim's tree from the largest part: bridges between nearest parts cross no third one.
+    near = np.asarray(distance(pieces[0], pieces))
+    source = np.zeros(len(pieces), dtype=np.int64)
+    near[0] = np.inf
+    bridges = []
+    while np.isfinite(near).any():
+        new = int(near.argmin())
+        bridges.append(LineString(nearest_points(pieces[source[new]], pieces[new])).buffer(half_width, quad_segs=2))
+        reach = np.asarray(distance(pieces[new], pieces))
+        source[reach < near] = new
+        near = np.where(np.isfinite(near), np.minimum(near, reach), np.inf)
+        near[new] = np.inf
+    joined = union_all([*pieces, *bridges])
+    return joined if isinstance(joined, ShapelyPolygon) else max(joined.geoms, key=lambda piece: piece.area)

@@ -1,4 +1,4 @@
-"""Which point of the true outline each contour vertex should reach: segment-wise matching (paper, III-D). K contour vertices, V ring points."""
+"""Which point of the true outline each contour vertex should reach: segment-wise matching (paper, III-D). K vertices, V ring points."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from autopoly.types import FloatArray
 def match(ring: FloatArray, box_xyxy: FloatArray, k: int) -> FloatArray:
     """Give the target (K, 2) on a true ring (V, 2), clockwise, of each vertex of the box's contour.
 
-    The four points where the ring touches its own box (top, right, bottom, left) split the ring and the perimeter of ``box_xyxy`` (4,); inside a
-    segment vertices are matched in proportion to arc length. The box may be jittered: a touching point keeps its relative place on its side.
-    Where the four points are out of order along the ring, four equal quarters from the top point on take their place.
+    The four points where the ring touches its own box (top, right, bottom, left) split the ring and the perimeter of ``box_xyxy`` (4,);
+    inside a segment vertices are matched in proportion to arc length. The box may be jittered: a touching point keeps its relative place on
+    its side. Where the four points are out of order along the ring, four equal quarters from the top point on take their place. Ring and
+    box must have a length above 0.
     """
     count = len(ring)
     closed = np.concatenate([ring, ring[:1]])

@@ -1,4 +1,7 @@
-"""THE rasteriser: polygons to pixels and run-length masks, by pycocotools, everywhere in autopoly. H W rows and columns, V polygon vertices."""
+"""THE rasteriser: polygons to pixels and run-length masks, by pycocotools, everywhere in autopoly. H W rows and columns.
+
+Polygons are a union of their parts with holes cut out. A ring of fewer than three vertices is ignored; no polygon gives an empty mask.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
+from autopoly.errors import DataError
 from autopoly.types import FloatArray, Mask, Polygon, Rle
 
 RASTERISER = "pycocotools"
@@ -16,32 +20,34 @@ RASTERISER = "pycocotools"
 
 
 def fill(polygons: Sequence[Polygon], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Fill polygons on a grid of ``size`` (height, width): parts are a union, holes are cut out; (H, W) bool, empty for no polygon."""
-    mask = np.zeros(size, dtype=bool)
-    for polygon in polygons:
-        part = _fill_ring(polygon.exterior, size)
-        for hole in polygon.holes:
-            part &= ~_fill_ring(hole, size)
-        mask |= part
-    return mask
+    """Fill polygons on a grid of ``size`` (height, width); (H, W) bool. Raise DataError for a vertex that is not finite."""
+    return fill_window(polygons, (0, 0, size[1], size[0]))
 
 
 def fill_window(polygons: Sequence[Polygon], window_xyxy: tuple[int, int, int, int]) -> NDArray[np.bool_]:
-    """Fill polygons in a window of whole pixels, at the cost of the window alone: the same pixels as cutting it out of the full mask."""
+    """Fill polygons in a window of whole pixels: the same pixels as cutting it out of the full mask, at the cost of the columns it has.
+
+    Pixels left of 0 or above 0 are outside every picture, hence empty. Raise DataError for a vertex that is not finite.
+    """
     x1, y1, x2, y2 = window_xyxy
-    shift = np.array([x1, y1], dtype=np.float64)
-    moved = [Polygon(p.exterior - shift, tuple(hole - shift for hole in p.holes)) for p in polygons]
-    return fill(moved, (y2 - y1, x2 - x1))
+    mask = np.zeros((max(y2 - y1, 0), max(x2 - x1, 0)), dtype=bool)
+    _paint(mask, (x1, y1), [polygon.exterior for polygon in polygons if not polygon.holes])
+    for polygon in polygons:
+        if polygon.holes:
+            # Holes are cut before the part joins the others: another part may fill them.
+            part = np.zeros_like(mask)
+            _paint(part, (x1, y1), [polygon.exterior])
+            _paint(part, (x1, y1), polygon.holes, cut=True)
+            mask |= part
+    return mask
 
 
 def to_rle(polygons: Sequence[Polygon], size: tuple[int, int]) -> Rle:
     """Give polygons as a run-length mask of a picture of ``size`` (height, width)."""
     if any(polygon.holes for polygon in polygons):
         return encode(fill(polygons, size))
-    rings = [polygon.exterior for polygon in polygons if len(polygon.exterior) >= 3]
-    if not rings:
-        return encode(np.zeros(size, dtype=bool))
-    return _rle(coco.merge(coco.frPyObjects([ring.reshape(-1).tolist() for ring in rings], *size)))
+    rle = _draw([polygon.exterior for polygon in polygons], size)
+    return encode(np.zeros(size, dtype=bool)) if rle is None else rle
 
 
 def of_mask(mask: Mask, size: tuple[int, int]) -> Rle:
@@ -75,10 +81,66 @@ def xyxy_of(rle: Rle) -> FloatArray:
     return np.array([x, y, x + w, y + h])
 
 
-def _fill_ring(ring: FloatArray, size: tuple[int, int]) -> NDArray[np.bool_]:
-    if len(ring) < 3:
-        return np.zeros(size, dtype=bool)
-    return np.asarray(coco.decode(coco.frPyObjects([ring.reshape(-1).tolist()], *size))[..., 0], dtype=bool)
+def _drawable(rings: Sequence[FloatArray]) -> list[FloatArray]:
+    drawable = [ring for ring in rings if len(ring) >= 3]
+    if not all(np.isfinite(ring).all() for ring in drawable):
+        raise DataError("a polygon has a coordinate that is not finite; mend it in the source")
+    return drawable
+
+
+def _draw(rings: Sequence[FloatArray], size: tuple[int, int]) -> Rle | None:
+    """Draw the union of rings; None where no ring has three vertices or the picture no pixel."""
+    rings = _drawable(rings)
+    if not rings or min(size) <= 0:
+        return None
+    # pycocotools walks every edge in fifths of a pixel, on or off the picture: a stray coordinate of 1e9 px would take all memory.
+    reach = 4.0 * max(*size, 25_000)
+    flat = [ring.clip(-reach, reach).reshape(-1).tolist() for ring in rings]
+    return _rle(coco.merge(coco.frPyObjects(flat, *size)))
+
+
+def _paint(mask: NDArray[np.bool_], corner: tuple[int, int], rings: Sequence[FloatArray], cut: bool = False) -> None:
+    """Set (or cut out) the pixels of rings in a window whose top left pixel is ``corner`` (x, y).
+
+    Rings are drawn in the picture's frame, since moving them would change pycocotools' rounding; only the columns they touch are unpacked.
+    """
+    rings = _drawable(rings)
+    if not rings:
+        return
+    points = np.concatenate(rings)
+    low, high = np.floor(points.min(axis=0)) - 1, np.ceil(points.max(axis=0)) + 1
+    left, top = (int(value) for value in np.maximum(low, np.maximum(corner, 0)))
+    right, bottom = (int(value) for value in np.minimum(high, np.add(corner, mask.shape[::-1])))
+    rle = _draw(rings, (bottom, right)) if right > left and bottom > top else None
+    if rle is None:
+        return
+    borders = np.cumsum(_counts(rle.counts)) - left * bottom
+    change = np.zeros((right - left) * bottom + 1, dtype=np.uint8)
+    # Runs alternate from empty on; borders before the window only decide how it begins. An empty run puts two borders in one place.
+    np.bitwise_xor.at(change, borders.clip(0, len(change) - 1), 1)
+    filled = np.bitwise_xor.accumulate(change[:-1]).view(np.bool_).reshape(right - left, bottom).T[top:]
+    view = mask[top - corner[1] : bottom - corner[1], left - corner[0] : right - corner[0]]
+    if cut:
+        view &= ~filled
+    else:
+        view |= filled
+
+
+def _counts(compressed: bytes) -> NDArray[np.int64]:
+    """Unpack COCO's counts.
+
+    Five bits a byte, lowest first, bit 32 set while more follow; from the fourth count on the difference to the last but one.
+    """
+    characters = np.frombuffer(compressed, dtype=np.uint8).astype(np.int64) - 48
+    last = np.flatnonzero(~characters & 32)
+    first = np.append(0, last[:-1] + 1)
+    place = np.arange(len(characters)) - np.repeat(first, last - first + 1)
+    counts = np.add.reduceat((characters & 31) << (5 * place), first)
+    # Bit 16 of the last byte is the sign.
+    counts -= ((characters[last] & 16) != 0) * (np.int64(1) << (5 * (last - first + 1)))
+    counts[1::2] = np.cumsum(counts[1::2])
+    counts[2::2] = np.cumsum(counts[2::2])
+    return counts
 
 
 def _object(rle: Rle) -> dict[str, Any]:
