@@ -1,0 +1,90 @@
+"""The command line: parse, call a job, print, give an exit code.
+
+Exit codes: 0 good, 1 finished with failures, 2 wrong usage, data or recipe (one line on stderr), 130 interrupted. A job and what it needs
+are imported inside the command functions, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from typing import Annotated
+
+import typer
+
+from autopoly import __version__
+from autopoly.cli.convert import convert
+from autopoly.cli.demo import demo
+from autopoly.cli.score import score
+from autopoly.cli.train import train
+from autopoly.errors import AutopolyError
+
+# What the machine refuses, not what the program does wrong: no space, no permission, a read-only place.
+REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+
+app = typer.Typer(
+    name="autopoly",
+    help="Turn detection boxes into instance polygons, measure them, and train the network that makes them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (convert, score, train, demo):
+    app.command()(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"autopoly {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say the version and stop.")] = False,
+) -> None:
+    """Hold the options that stand before a command."""
+
+
+def main() -> None:
+    """Run a command and exit with its code; errors a user can cause become one line on stderr."""
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        # Commands end with typer.Exit, whose code comes back here; 130 stands for Ctrl-C.
+        code = int(app(standalone_mode=False) or 0)
+    except AutopolyError as error:
+        return _refuse(str(error))
+    except typer.TyperException as error:
+        return _refuse_usage(error)
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except BrokenPipeError:
+        # The reader of a pipe, such as `head`, has gone. Python would complain once more when it flushes.
+        sys.stdout = None
+        return 1
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        return _refuse(f"{error.filename or 'this machine'}: {error.strerror}; make room or choose another place")
+    if code == 130:
+        typer.echo("autopoly: interrupted; what was finished is kept, the same command goes on from there", err=True)
+    return code
+
+
+def _refuse(message: str) -> int:
+    typer.echo(f"autopoly: {' '.join(message.split())}", err=True)
+    return 2
+
+
+def _refuse_usage(error: typer.TyperException) -> int:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "autopoly"
+    message = error.format_message()
+    if not message:  # no command at all: the help has been printed
+        return 2
+    typer.echo(f"autopoly: {' '.join(message.split())} (see {path} --help)", err=True)
+    return 2
