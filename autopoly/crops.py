@@ -1,12 +1,14 @@
 """Cut the square that the network sees out of a picture. S crop side, H W rows and columns, V points.
 
-Two frames meet here and nowhere else: image px and crop px. The search region (the box scaled by s about its centre) is *warped* to a square, so
+Two frames meet here and nowhere else: image px and crop px. The search region (the box scaled by s about its centre) is *warped* to a
+square, so
 the box is always the central square of the crop, whatever its aspect. The paper is silent on this.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -55,7 +57,7 @@ def resample(image: NDArray[np.uint8], region_xyxy: FloatArray, size: tuple[int,
     right, bottom = min(int(np.ceil(x2)) + 1, width), min(int(np.ceil(y2)) + 1, height)
     if left >= right or top >= bottom:
         return np.full((*size, *image.shape[2:]), outside, dtype=np.uint8)
-    part = image[top:bottom, left:right]
+    part: Any = image[top:bottom, left:right]  # OpenCV's stubs give any number type
     part_columns, part_rows = right - left, bottom - top
     if x2 - x1 > columns:
         part_columns = max(1, round((right - left) * columns / (x2 - x1)))

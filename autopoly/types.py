@@ -67,7 +67,8 @@ class Instance:
 class Record:
     """An image with its instances.
 
-    ``ordinal`` is the position in :class:`Dataset`. ``file_name`` is as in the source, relative to the image root. ``data`` holds the encoded
+    ``ordinal`` is the position in :class:`Dataset`. ``file_name`` is as in the source, relative to the image root. ``data`` holds the
+    encoded
     picture where the source embeds it (Parquet), else None. ``listed`` is False for annotations whose image the source does not list.
     """
 
@@ -93,7 +94,9 @@ class Category:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a dataset says about itself: its format, categories, notes for the user (what was detected or repaired), other top-level fields."""
+    """What a dataset says about itself: its format, categories, notes for the user (what was detected or repaired), other top-level
+    fields.
+    """
 
     format: str
     categories: tuple[Category, ...]

@@ -12,35 +12,25 @@ from autopoly.errors import RecipeError
 
 
 def train(
-    recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help="A recipe with a [train] table, instead of --train.")] = None,
     sources: Annotated[
-        list[str] | None, typer.Option("--train", metavar="SRC[=WEIGHT]", help="What to learn from, and how often it is drawn; repeatable.")
-    ] = None,
-    val: Annotated[list[Path] | None, typer.Option(metavar="SRC", help="What to validate on; repeatable.")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the checkpoint and the log go.")] = None,
-    epochs: Annotated[int | None, typer.Option(metavar="N", min=1, help="How many times every instance is seen.")] = None,
+        list[str], typer.Option("--train", metavar="SRC[=WEIGHT]", help="What to learn from, and how often it is drawn; repeatable.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the checkpoint, the state to resume from and the log go.")],
+    val: Annotated[list[Path] | None, typer.Option(metavar="SRC", help="Held out whole and validated on; repeatable.")] = None,
+    epochs: Annotated[float, typer.Option(metavar="N", help="How many times as many samples are drawn as there are.")] = 4.0,
     minutes: Annotated[float | None, typer.Option(metavar="M", help="How long to train, instead of --epochs.")] = None,
     backbone: Annotated[str | None, typer.Option(metavar="B", help="A timm or torchvision model; the shipped one by default.")] = None,
     init: Annotated[str | None, typer.Option(metavar="CHECKPOINT", help="Start from these weights.")] = None,
     device: Annotated[Device, typer.Option(help="Where the network learns.")] = Device.AUTO,
-    workers: Annotated[int | None, typer.Option(metavar="N", min=0, help="Processes that prepare batches.")] = None,
+    workers: Annotated[int, typer.Option(metavar="N", help="Processes that prepare batches.")] = 1,
     seed: Annotated[int, typer.Option(metavar="S", help="Everything random follows from it.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in DIR.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the training in DIR.")] = False,
 ) -> None:
     """Train the network on instances with masks."""
-    if (recipe is None) == (not sources):
-        raise RecipeError("train: give a RECIPE or --train SRC with --out DIR, one of them")
-    if sources and out is None:
-        raise RecipeError("train: --out DIR is missing; say where the checkpoint goes")
-    if epochs is not None and minutes is not None:
-        raise RecipeError("train: --epochs and --minutes exclude each other; choose one")
-    if minutes is not None and not 0 < minutes < float("inf"):
-        raise RecipeError(f"--minutes {minutes}: expected more than 0")
     from autopoly.jobs import train as job
 
     options = job.TrainOptions(
-        recipe=recipe,
-        train=tuple(weighted(text) for text in sources or ()),
+        train=tuple(weighted(text) for text in sources),
         val=tuple(val or ()),
         out=out,
         epochs=epochs,
@@ -52,8 +42,13 @@ def train(
         seed=seed,
         resume=resume,
     )
-    summary = job.train(options)
-    typer.echo(f"{summary.folder}: {summary.steps:,} steps in {clock(summary.seconds)}")
+    folder = job.run(options, lambda report: typer.echo(_line(report.step, report.progress, report.seconds, report.numbers)))
+    typer.echo(f"{folder}: the trained checkpoint; use it with --checkpoint {folder}")
+
+
+def _line(step: int, progress: float, seconds: float, numbers: dict[str, float]) -> str:
+    told = "  ".join(f"{name} {value:.3f}" for name, value in numbers.items())
+    return f"step {step:,}  {progress:.1%}  {clock(seconds)}  {told}"
 
 
 def weighted(text: str) -> tuple[Path, float]:

@@ -15,13 +15,20 @@ from autopoly.types import FloatArray, Polygon
 DECIMALS = 2
 """Digits of a written coordinate."""
 
+_CELL = 10.0 ** (-2 * DECIMALS)
+_REACH = 1e6
+"""Coordinates are cut off there, px: beyond it areas overflow."""
 
-def clean(polygons: Iterable[Polygon], size: tuple[int, int], tolerance: float = 0.5, smallest_part: float = 0.05) -> tuple[Polygon, ...]:
+
+def clean(
+    polygons: Iterable[Polygon], size: tuple[int, int], tolerance: float = 0.5, smallest_part: float = 0.05, minimum_area: float = 0.25
+) -> tuple[Polygon, ...]:
     """Make polygons fit to be written.
 
     The result is a union of disjoint polygons, each valid for shapely *after* rounding to two decimals, clipped to a picture of ``size``
-    (height, width), simplified by ``tolerance`` px (0 keeps all vertices), parts under ``smallest_part`` of the whole area dropped, exteriors
-    clockwise on screen, the largest first. Any input is taken, () comes back where nothing with an area is left.
+    (height, width), simplified by ``tolerance`` px (0 keeps all vertices), exteriors clockwise on screen, the largest first. Parts under
+    ``smallest_part`` of the whole area are dropped, and parts and holes under ``minimum_area`` px^2. Any input is taken: self-crossings are
+    resolved, rings that are not finite left out. () comes back where nothing with an area is left.
     """
     shapes = [shape for polygon in polygons if (shape := _shape(polygon)) is not None]
     if not shapes:
@@ -33,11 +40,16 @@ def clean(polygons: Iterable[Polygon], size: tuple[int, int], tolerance: float =
         whole = shapely.intersection(whole, shapely.box(0, 0, width, height))
     if tolerance > 0:
         whole = shapely.simplify(whole, tolerance, preserve_topology=True)
-    parts = _areas(_rounded(whole))
-    least = smallest_part * sum(part.area for part in parts)
-    kept = [part for part in parts if part.area >= least]
-    kept.sort(key=lambda part: (-part.area, part.bounds))
+    parts = [_without_specks(part, minimum_area) for part in _areas(_rounded(whole))]
+    least = max(smallest_part * sum(part.area for part in parts), minimum_area)
+    kept = sorted((part for part in parts if part.area >= least), key=lambda part: (-part.area, part.bounds))
     return tuple(from_shapely(part) for part in kept)
+
+
+def components(polygons: Iterable[Polygon]) -> tuple[Polygon, ...]:
+    """Give the connected parts of the region that polygons cover, the largest first; () where nothing has an area."""
+    parts = sorted(_areas(union(polygons)), key=lambda part: (-part.area, part.bounds))
+    return tuple(from_shapely(part) for part in parts)
 
 
 def to_shapely(polygon: Polygon) -> shapely.Polygon:
@@ -68,20 +80,32 @@ def union(polygons: Iterable[Polygon]) -> BaseGeometry:
 
 
 def iou(first: Iterable[Polygon], second: Iterable[Polygon]) -> float:
-    """Give the exact intersection over union of two polygon sets, 0 where the union is empty."""
+    """Give the exact intersection over union of the regions of two polygon sets, 0 where the union is empty."""
     a, b = union(first), union(second)
-    whole = a.union(b).area
-    return float(a.intersection(b).area / whole) if whole > 0 else 0.0
+    both = a.intersection(b).area
+    whole = a.area + b.area - both
+    return float(both / whole) if whole > 0 else 0.0
 
 
 def _shape(polygon: Polygon) -> BaseGeometry | None:
+    rings = [polygon.exterior, *polygon.holes]
+    rings = [ring.clip(-_REACH, _REACH) for ring in rings if len(ring) >= 3 and np.isfinite(ring).all()]
     if len(polygon.exterior) < 3 or not np.isfinite(polygon.exterior).all():
         return None
-    shape: BaseGeometry = to_shapely(polygon)
+    shape: BaseGeometry = shapely.Polygon(rings[0], rings[1:])
     if not shape.is_valid:
-        # Every enclosed face counts: a loop of a self-crossing contour is part of the object, not a hole in it.
-        shape = shapely.make_valid(shape, method="structure", keep_collapsed=False)
+        shape = _mended(shape)
     return shape if shape.area > 0 else None
+
+
+def _mended(shape: BaseGeometry) -> BaseGeometry:
+    """Make an invalid region valid. Every enclosed face counts: a loop of a self-crossing contour is part of the object, not a hole in it."""
+    try:
+        mended: BaseGeometry = shapely.make_valid(shape, method="structure", keep_collapsed=False)
+    except shapely.GEOSException:
+        # Rings that touch nearly, but not quite, can be too much for that method; this one builds from the crossings of all edges.
+        mended = shapely.make_valid(shape, method="linework")
+    return mended if mended.is_valid else shapely.buffer(mended, 0)
 
 
 def _areas(shape: BaseGeometry) -> list[shapely.Polygon]:
@@ -93,14 +117,27 @@ def _areas(shape: BaseGeometry) -> list[shapely.Polygon]:
     return []
 
 
+def _without_specks(part: shapely.Polygon, minimum_area: float) -> shapely.Polygon:
+    if not part.interiors:
+        return part
+    return shapely.Polygon(part.exterior, [hole for hole in part.interiors if shapely.Polygon(hole).area >= max(minimum_area, _CELL)])
+
+
 def _rounded(shape: BaseGeometry) -> BaseGeometry:
     """Round to the written decimals and stay valid: rounding can make an edge touch or cross another."""
-    for _ in range(4):
-        shape = shapely.transform(shape, lambda points: np.round(points, DECIMALS) + 0.0)
+    for shrink in (0.0, 0.0, 1.0, 2.0, 5.0, 10.0, 20.0):
+        shape = _on_grid(shape)
         if shape.is_valid:
             return shape
-        shape = shapely.make_valid(shape, method="structure", keep_collapsed=False)
-    # Snapping to the grid while overlaying is slower, but valid by construction.
-    snapped = shapely.set_precision(shapely.make_valid(shape), 10**-DECIMALS)
-    snapped = shapely.transform(snapped, lambda points: np.round(points, DECIMALS) + 0.0)
-    return snapped if snapped.is_valid else shapely.MultiPolygon()
+        # Mending puts new vertices where edges cross, and rounding those can make new crossings. It rarely takes more than two rounds; edges that
+        # only just touch may need to be drawn apart by some hundredths of a pixel.
+        shape = _mended(shape)
+        if shrink:
+            shape = shapely.buffer(MultiPolygon(_areas(shape)), -shrink * 10**-DECIMALS, join_style="mitre")
+    return MultiPolygon([part for part in map(_on_grid, _areas(shape)) if part.is_valid])
+
+
+def _on_grid(shape: BaseGeometry) -> BaseGeometry:
+    # Adding 0 turns -0 into 0.
+    rounded = shapely.transform(shape, lambda points: np.round(points, DECIMALS) + 0.0)
+    return shapely.remove_repeated_points(rounded, 0.0)

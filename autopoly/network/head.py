@@ -1,4 +1,6 @@
-"""The contour head: circular convolutions over the vertices (eq. 3), refined three times. B batch, K contour vertices, C channels, S crop side."""
+"""The contour head: circular convolutions over the vertices (eq. 3), refined three times. B batch, K contour vertices, C channels, S crop
+side.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,13 @@ class Refinement(nn.Module):
         self.enter = CircularConv(channels, width, config.head_radius, 1)
         self.cascade = nn.ModuleList(CircularConv(width, width, config.head_radius, dilation) for dilation in config.head_dilations)
         self.out = nn.Sequential(
-            nn.Conv2d(2 * width, 256, 1), nn.ReLU(), nn.Conv2d(256, 128, 1), nn.ReLU(), nn.Conv2d(128, 64, 1), nn.ReLU(), nn.Conv2d(64, 2, 1)
+            nn.Conv2d(2 * width, 256, 1),
+            nn.ReLU(),
+            nn.Conv2d(256, 128, 1),
+            nn.ReLU(),
+            nn.Conv2d(128, 64, 1),
+            nn.ReLU(),
+            nn.Conv2d(64, 2, 1),
         )
         last = self.out[-1]
         assert isinstance(last, nn.Conv2d)
@@ -59,7 +67,8 @@ class Refinement(nn.Module):
 class ContourHead(nn.Module):
     """Move an initial contour onto the object, one refinement after the other, the gradient stopped between them.
 
-    From the second refinement on, the offset is multiplied by a modulation in (0, 1) read at the vertex (attentive deformation, paper III-C).
+    From the second refinement on, the offset is multiplied by a modulation in (0, 1) read at the vertex (attentive deformation, paper
+    III-C).
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -70,7 +79,8 @@ class ContourHead(nn.Module):
     def forward(self, fused: Tensor, mask: Tensor, boundary: Tensor, initial: Tensor, fixed: Tensor | None) -> list[Tensor]:
         """Give the contour after each refinement.
 
-        ``fused`` (B, C, H, W), ``mask`` and ``boundary`` logits (B, 1, H, W), ``initial`` (B, K, 2) in crop sides, ``fixed`` (B, K) bool: vertices
+        ``fused`` (B, C, H, W), ``mask`` and ``boundary`` logits (B, 1, H, W), ``initial`` (B, K, 2) in crop sides, ``fixed`` (B, K) bool:
+        vertices
         that a user holds and that do not move. The result is a list of (B, K, 2), in crop sides.
         """
         modulation = torch.sigmoid(self.modulate(torch.cat([fused, boundary], dim=1)))
@@ -90,7 +100,8 @@ class ContourHead(nn.Module):
 
 
 def vertex_features(fused: Tensor, hints: Tensor, contour: Tensor, held: Tensor) -> Tensor:
-    """Give each vertex what it sees (B, C, 1, K): the map, a strip of the hints across the contour, relative coordinates, whether it is held.
+    """Give each vertex what it sees (B, C, 1, K): the map, a strip of the hints across the contour, relative coordinates, whether it is
+    held.
 
     Coordinates are made relative as in the paper, III-C: minus the smallest over all vertices, divided by the contour's width and height.
     """

@@ -43,7 +43,9 @@ class Quality(nn.Module):
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(config.width16 + 2 * config.width4 + 8, 128), nn.GELU(), nn.Linear(128, 64), nn.GELU(), nn.Linear(64, 2))
+        self.mlp = nn.Sequential(
+            nn.Linear(config.width16 + 2 * config.width4 + 8, 128), nn.GELU(), nn.Linear(128, 64), nn.GELU(), nn.Linear(64, 2)
+        )
 
     def forward(self, coarse: Tensor, fused: Tensor, mask: Tensor, boundary: Tensor, contours: list[Tensor]) -> Tensor:
         """Give (B, 2) logits from M_0 (B, C, H, W), M, the logits (B, 1, H, W) and the contours [(B, K, 2)] in crop sides."""
@@ -82,7 +84,8 @@ class SiamAnno(nn.Module):
     def forward(self, crops: Tensor, initial: Tensor, fixed: Tensor | None = None) -> Output:
         """Predict the contours of B crops.
 
-        ``crops`` (B, 3, S, S) RGB in [0, 255], S a multiple of 32; ``initial`` (B, K, 2) crop px, usually the box's own contour; ``fixed`` (B, K)
+        ``crops`` (B, 3, S, S) RGB in [0, 255], S a multiple of 32; ``initial`` (B, K, 2) crop px, usually the box's own contour;
+        ``fixed`` (B, K)
         bool: vertices that stay where ``initial`` has them.
         """
         side = crops.shape[-1]

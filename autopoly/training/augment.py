@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -38,7 +39,9 @@ class AugmentConfig:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Placement:
-    """Which part of a cached crop becomes the network's: a box in its frame (units of the true box, (0, 0, 1, 1) = true), flip, quarter turns."""
+    """Which part of a cached crop becomes the network's: a box in its frame (units of the true box, (0, 0, 1, 1) = true), flip, quarter
+    turns.
+    """
 
     box: FloatArray
     flip: bool
@@ -71,8 +74,9 @@ def turn_points(points: FloatArray, placement: Placement, side: float) -> FloatA
     return np.stack([x, y], axis=1)
 
 
-def recolour(pixels: Pixels, rng: np.random.Generator, config: AugmentConfig) -> Pixels:
+def recolour(crop: Pixels, rng: np.random.Generator, config: AugmentConfig) -> Pixels:
     """Vary light, colour and sharpness of (S, S, 3) uint8 RGB."""
+    pixels: Any = crop  # OpenCV's stubs give any number type
     if rng.random() < config.blur:
         side = pixels.shape[0]
         small = max(32, int(side * rng.uniform(0.3, 0.8)))

@@ -61,6 +61,8 @@ class TrainConfig:
     validate_every: float = 900.0
     """Seconds between validations."""
     validation_samples: int = 512
+    loaders: int = 1
+    """Processes that make batches."""
     loss: LossConfig = field(default_factory=LossConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
@@ -82,7 +84,7 @@ class _Stream(TorchDataset[dict[str, Tensor]]):
     def __init__(self, samples: Samples, network: SiamAnno, config: TrainConfig, start: int) -> None:
         self.samples, self.config, self.start = samples, config, start
         self.scale, self.vertices = network.config.search_scale, network.config.vertices
-        self.side = torch.tensor([config.sides[0][1]]).share_memory_()
+        self.side = torch.tensor([config.sides[0][1]]).share_memory_()  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
         return 2**31
@@ -91,7 +93,9 @@ class _Stream(TorchDataset[dict[str, Tensor]]):
         step, side = self.start + number, int(self.side.item())
         indices = self.samples.draw(self.config.seed, step, self.config.batch)
         made = [
-            self.samples.sample(int(index), side, self.scale, self.vertices, np.random.default_rng([self.config.seed, step, slot]), self.config.augment)
+            self.samples.sample(
+                int(index), side, self.scale, self.vertices, np.random.default_rng([self.config.seed, step, slot]), self.config.augment
+            )
             for slot, index in enumerate(indices)
         ]
         return {
@@ -102,7 +106,9 @@ class _Stream(TorchDataset[dict[str, Tensor]]):
         }
 
 
-def train(network: SiamAnno, samples: Samples, folder: Path, config: TrainConfig, device: str, resume: bool, tell: Callable[[Report], None]) -> SiamAnno:
+def train(
+    network: SiamAnno, samples: Samples, folder: Path, config: TrainConfig, device: str, resume: bool, tell: Callable[[Report], None]
+) -> SiamAnno:
     """Train ``network`` in place and give back its averaged (EMA) twin; state goes to ``folder`` every few minutes.
 
     With ``resume`` the state in ``folder`` is taken up where it was. Raise CheckpointError when it is of another network.
@@ -114,7 +120,7 @@ def train(network: SiamAnno, samples: Samples, folder: Path, config: TrainConfig
     if resume:
         state.load(folder)
     stream = _Stream(samples, network, config, state.step)
-    loader = DataLoader(stream, batch_size=None, shuffle=False, num_workers=1, prefetch_factor=6, worker_init_fn=_one_thread)
+    loader = DataLoader(stream, batch_size=None, shuffle=False, num_workers=config.loaders, prefetch_factor=6, worker_init_fn=_one_thread)
     begun = time.monotonic() - state.seconds
     saved = validated = time.monotonic()
     running: dict[str, float] = {}
@@ -160,7 +166,7 @@ class _State:
 
     def __init__(self, network: SiamAnno, average: SiamAnno, config: TrainConfig) -> None:
         self.network, self.average, self.step, self.seconds = network, average, 0, 0.0
-        self.names = {parameter: name for name, parameter in network.named_parameters()}
+        self.names: dict[Tensor, str] = {parameter: name for name, parameter in network.named_parameters()}
         network.backbone.freeze_early()
         backbone = list(network.backbone.parameters())
         inside = {id(parameter) for parameter in backbone}
@@ -212,7 +218,9 @@ class _State:
             for prefix, module in (("network.", self.network), ("average.", self.average)):
                 module.load_state_dict({name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)})
         except RuntimeError as error:
-            raise CheckpointError(f"{path}: state of another network; start anew without --resume, or with the same network options") from error
+            raise CheckpointError(
+                f"{path}: state of another network; start anew without --resume, or with the same network options"
+            ) from error
         for parameter, name in self.names.items():
             if f"step.{name}" in tensors:
                 moments: dict[str, Any] = {key: tensors[f"{key}.{name}"].to(parameter.device) for key in ("exp_avg", "exp_avg_sq")}
@@ -221,7 +229,9 @@ class _State:
         self.step, self.seconds = int(meta["step"]), float(meta["seconds"])
 
 
-def _step(network: SiamAnno, average: SiamAnno, state: _State, batch: dict[str, Tensor], config: TrainConfig, device: str) -> dict[str, float]:
+def _step(
+    network: SiamAnno, average: SiamAnno, state: _State, batch: dict[str, Tensor], config: TrainConfig, device: str
+) -> dict[str, float]:
     output, targets = forward(network, batch, device)
     iou = true_iou(output, targets)
     loss, parts = total(output, targets, iou, config.loss)
@@ -275,8 +285,13 @@ def validate(network: SiamAnno, samples: Samples, config: TrainConfig, device: s
         indices = np.random.default_rng(0).permutation(indices)[: config.validation_samples]
     found, estimated = [], []
     for start in range(0, len(indices), config.batch):
-        made = [samples.sample(int(i), network.config.crop_side, network.config.search_scale, network.config.vertices, None, config.augment) for i in indices[start : start + config.batch]]
-        batch = {name: torch.from_numpy(np.stack([getattr(sample, name) for sample in made])) for name in ("pixels", "mask", "contour", "held")}
+        made = [
+            samples.sample(int(i), network.config.crop_side, network.config.search_scale, network.config.vertices, None, config.augment)
+            for i in indices[start : start + config.batch]
+        ]
+        batch = {
+            name: torch.from_numpy(np.stack([getattr(sample, name) for sample in made])) for name in ("pixels", "mask", "contour", "held")
+        }
         output, targets = forward(network, batch, device)
         found.append(true_iou(output, targets).cpu())
         estimated.append(output.quality_logits.float().cpu())
@@ -295,4 +310,6 @@ def validate(network: SiamAnno, samples: Samples, config: TrainConfig, device: s
 def log_line(report: Report) -> str:
     """Give a report as one line of JSON."""
     numbers = {key: round(value, 5) for key, value in report.numbers.items()}
-    return json.dumps({"step": report.step, "progress": round(report.progress, 4), "seconds": round(report.seconds, 1), "side": report.side, **numbers})
+    return json.dumps(
+        {"step": report.step, "progress": round(report.progress, 4), "seconds": round(report.seconds, 1), "side": report.side, **numbers}
+    )

@@ -26,7 +26,8 @@ class LossConfig:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Targets:
-    """Truth of B crops: ``contour`` (B, K, 2) matched vertices in crop px, ``mask`` (B, S/2, S/2) coverage in [0, 1], ``box_side`` in crop px.
+    """Truth of B crops: ``contour`` (B, K, 2) matched vertices in crop px, ``mask`` (B, S/2, S/2) coverage in [0, 1], ``box_side`` in
+    crop px.
 
     ``held`` (B, K) bool: vertices that were given, which no loss counts.
     """

@@ -1,6 +1,7 @@
 """From annotated pictures to a cache of crops, and from the cache to training batches. S crop side, K contour vertices, V ring points.
 
-Every instance becomes one sample (all its parts, the instance's box); an instance in several parts gives one more sample per part. The cache is
+Every instance becomes one sample (all its parts, the instance's box); an instance in several parts gives one more sample per part. The
+cache is
 a folder of memory-mapped arrays: decoding and warping happen once, an epoch only reads.
 """
 
@@ -192,6 +193,7 @@ class Samples:
         self.validation = np.flatnonzero(self.table["held_out"])
         source = self.table["source"][self.train]
         sizes = np.bincount(source, minlength=len(weights)).astype(np.float64)
+        self.sizes = sizes
         # A source counts by the square root of its size: the large ones must not drown the others.
         share = np.sqrt(sizes) * np.asarray(weights)
         share /= share.sum()
@@ -201,9 +203,14 @@ class Samples:
         """Draw the samples of one step, a function of (seed, step) alone, so that a resumed run sees what an undisturbed one sees."""
         rng = np.random.default_rng([seed, step])
         cumulative = np.cumsum(self.probability)
-        return self.train[np.searchsorted(cumulative / cumulative[-1], rng.random(count), side="right").clip(max=len(self.train) - 1)]
+        drawn: NDArray[np.int64] = self.train[
+            np.searchsorted(cumulative / cumulative[-1], rng.random(count), side="right").clip(max=len(self.train) - 1)
+        ]
+        return drawn
 
-    def sample(self, index: int, side: int, search_scale: float, vertices: int, rng: np.random.Generator | None, config: augment.AugmentConfig) -> Sample:
+    def sample(
+        self, index: int, side: int, search_scale: float, vertices: int, rng: np.random.Generator | None, config: augment.AugmentConfig
+    ) -> Sample:
         """Make one sample with S = ``side``; without ``rng`` as it is (validation)."""
         cache = self.config
         placement = augment.Placement(np.array([0.0, 0.0, 1.0, 1.0]), False, 0) if rng is None else augment.place(rng, config)

@@ -1,0 +1,97 @@
+"""Train a network on annotated datasets and leave a checkpoint behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import autopoly
+from autopoly.config import NetworkConfig
+from autopoly.errors import RecipeError, RunError
+from autopoly.formats import FORMATS, detect
+from autopoly.network import checkpoint
+from autopoly.network.siamanno import SiamAnno
+from autopoly.predict import choose_device
+from autopoly.training.loop import Report, TrainConfig, log_line, train
+from autopoly.training.samples import CacheConfig, Source, cached
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """Every option of ``autopoly train``. ``train`` holds (path, weight) pairs, ``val`` datasets that are held out whole."""
+
+    train: tuple[tuple[Path, float], ...]
+    out: Path
+    val: tuple[Path, ...] = ()
+    epochs: float = 4.0
+    minutes: float | None = None
+    backbone: str | None = None
+    init: str | None = None
+    device: str = "auto"
+    workers: int = 1
+    seed: int = 0
+    resume: bool = False
+
+    def check(self) -> None:
+        """Raise RecipeError, in one line, for a value out of range or a contradiction."""
+        for wrong, line in (
+            (not self.train, "--train: name at least one dataset with masks"),
+            (any(not weight > 0 for _, weight in self.train), "--train SRC=WEIGHT: a weight must be above 0"),
+            (not self.epochs > 0, f"--epochs {self.epochs}: expected more than 0"),
+            (self.minutes is not None and not self.minutes > 0, f"--minutes {self.minutes}: expected more than 0"),
+            (self.workers < 1, f"--workers {self.workers}: expected 1 loader process or more"),
+            (self.init is not None and self.backbone is not None, "--init and --backbone: the checkpoint has its backbone; choose one"),
+        ):
+            if wrong:
+                raise RecipeError(line)
+
+
+def run(options: TrainOptions, tell: Callable[[Report], None]) -> Path:
+    """Train and give the folder of the checkpoint, ``out/checkpoint``; the log is ``out/log.jsonl``, the state to resume from beside it."""
+    options.check()
+    state = options.out / "state.safetensors"
+    if state.exists() and not options.resume:
+        raise RunError(f"{options.out}: holds the state of a training; say --resume to go on with it, or choose another --out")
+    options.out.mkdir(parents=True, exist_ok=True)
+    sources = [_source(path, weight, held_out=False) for path, weight in options.train] + [
+        _source(path, 1.0, held_out=True) for path in options.val
+    ]
+    torch.manual_seed(options.seed)
+    if options.init is not None:
+        network = checkpoint.load_network(options.init).train()
+    else:
+        network = SiamAnno(NetworkConfig() if options.backbone is None else NetworkConfig(backbone=options.backbone), pretrained=True)
+    samples = cached(sources, options.out / "cache", CacheConfig())
+    config = TrainConfig(minutes=options.minutes, seed=options.seed, loaders=options.workers)
+    config = dataclasses.replace(config, steps=max(1, round(options.epochs * len(samples.train) / config.batch)))
+    begun = time.time()
+    with (options.out / "log.jsonl").open("a") as log:
+
+        def note(report: Report) -> None:
+            print(log_line(report), file=log, flush=True)
+            tell(report)
+
+        average = train(network, samples, options.out, config, choose_device(options.device), options.resume, note)
+    about = {
+        "autopoly": autopoly.__version__,
+        "torch": torch.__version__,
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} CPU threads, device {choose_device(options.device)}",
+        "trained_on": {source.name: int(count) for source, count in zip(sources, samples.sizes, strict=True)},
+        "held_out": [source.name for source in sources if source.held_out],
+        "minutes": round((time.time() - begun) / 60, 1),
+        "training": dataclasses.asdict(config),
+    }
+    folder = options.out / "checkpoint"
+    checkpoint.save(average, folder, about)
+    return folder
+
+
+def _source(path: Path, weight: float, held_out: bool) -> Source:
+    name = detect(path)
+    return Source(path.name if path.suffix == "" else path.stem, FORMATS[name].read(path), weight, held_out)

@@ -1,0 +1,184 @@
+"""Boxes in, polygons out: numpy on both sides of the network. N boxes, K contour vertices, V polygon vertices, S crop side, H W rows and
+columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from autopoly.crops import Crop, cut
+from autopoly.errors import DataError
+from autopoly.geometry.boxes import problem_of
+from autopoly.geometry.contours import trace_field
+from autopoly.geometry.polygons import clean
+from autopoly.network.checkpoint import fingerprint, load_network, resolve
+from autopoly.network.siamanno import SiamAnno, box_contour
+from autopoly.types import FloatArray, Polygon
+
+BATCH = 32
+SMALLEST_BATCH = 8
+"""Smaller batches are padded: matrix products of one or two rows take another path, whose last bits differ."""
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """The polygons of one box, image px, valid and clipped, () where nothing was found; ``quality`` is the estimated IoU in [0, 1]."""
+
+    polygons: tuple[Polygon, ...]
+    quality: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Answer:
+    """What the network said about one crop: contour (K, 2) crop px, mask logits (S/4, S/4), quality of contour and mask outline (2,)."""
+
+    contour: NDArray[np.float32]
+    mask: NDArray[np.float32]
+    quality: NDArray[np.float32]
+
+
+class Annotator:
+    """A loaded network that turns boxes into polygons. ``tolerance`` is the simplification in image px (0 keeps all vertices)."""
+
+    def __init__(self, network: SiamAnno, device: str, tolerance: float = 0.5) -> None:
+        self.network = network.eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.device = torch.device(device)
+        self.tolerance = tolerance
+        self.dtype = _fast_dtype(self.device)
+
+    def polygons(self, image: Image, boxes: ArrayLike) -> tuple[list[list[FloatArray]], FloatArray]:
+        """Give the polygons of boxes (N, 4) xyxy in an image (H, W, 3) uint8 RGB: for each box its parts [(V, 2)], and the quality (N,).
+
+        Holes are left out: see :meth:`predict`. Raise DataError for an image or box that cannot be used.
+        """
+        (predictions,) = self.predict([(image, np.asarray(boxes, dtype=np.float64).reshape(-1, 4))])
+        return [[polygon.exterior for polygon in one.polygons] for one in predictions], np.array([one.quality for one in predictions])
+
+    def predict(self, items: Sequence[tuple[Image, FloatArray]]) -> list[list[Prediction]]:
+        """Predict the boxes (N, 4) of several images at once; crops are batched across images. The result has one list per image.
+
+        Of the contour and the mask's outline, the one of higher estimated IoU is given; the outline may have several parts and holes.
+        """
+        crops = [(number, crop) for number, (image, boxes) in enumerate(items) for crop in self._crops(image, boxes)]
+        found: list[list[Prediction]] = [[] for _ in items]
+        for (number, crop), answer in zip(crops, self._answers([crop for _, crop in crops]), strict=True):
+            image = items[number][0]
+            found[number].append(self._polygons(crop, answer, (image.shape[0], image.shape[1])))
+        return found
+
+    def contours(self, image: Image, boxes: ArrayLike) -> tuple[FloatArray, FloatArray]:
+        """Give the paper's own result: one contour (K, 2) per box (N, 4), image px, not clipped; (N, K, 2) and its quality (N,)."""
+        crops = list(self._crops(image, np.asarray(boxes, dtype=np.float64).reshape(-1, 4)))
+        answers = list(self._answers(crops))
+        count = self.network.config.vertices
+        rings = [crop.to_image(answer.contour) for crop, answer in zip(crops, answers, strict=True)]
+        quality = np.array([float(answer.quality[0]) for answer in answers])
+        return (np.stack(rings) if rings else np.zeros((0, count, 2))), quality
+
+    def refine(self, image: Image, box: ArrayLike, contour: ArrayLike, fixed: ArrayLike) -> FloatArray:
+        """Predict a contour again after a user moved some of its vertices (paper, III-C).
+
+        ``box`` (4,) xyxy, ``contour`` (K, 2) image px with the moved vertices in place, ``fixed`` (K,) bool marks them. The result (K, 2)
+        has
+        them where they are; all others are predicted anew, from the box and the fixed ones.
+        """
+        count = self.network.config.vertices
+        ring, held = np.asarray(contour, dtype=np.float64), np.asarray(fixed, dtype=bool)
+        if ring.shape != (count, 2) or held.shape != (count,):
+            raise DataError(f"refine: contour {ring.shape} and fixed {held.shape}; this network has ({count}, 2) and ({count},)")
+        (crop,) = self._crops(image, np.asarray(box, dtype=np.float64).reshape(1, 4))
+        placed = torch.from_numpy(crop.to_crop(ring).astype(np.float32))
+        (answer,) = self._answers([crop], placed[None], torch.from_numpy(held)[None])
+        refined = crop.to_image(answer.contour)
+        refined[held] = ring[held]
+        return refined
+
+    def _crops(self, image: Image, boxes: FloatArray) -> Iterator[Crop]:
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise DataError(f"image of shape {image.shape} and type {image.dtype}; expected (height, width, 3) uint8 RGB")
+        config = self.network.config
+        for number, box in enumerate(boxes):
+            problem = problem_of(box, (image.shape[0], image.shape[1]))
+            if problem is not None:
+                raise DataError(f"box {number}: {problem.message}")
+            yield cut(image, box, config.search_scale, config.crop_side)
+
+    def _answers(self, crops: Sequence[Crop], initial: torch.Tensor | None = None, fixed: torch.Tensor | None = None) -> Iterator[_Answer]:
+        for start in range(0, len(crops), BATCH):
+            part = crops[start : start + BATCH]
+            yield from self._batch(part, initial, fixed)
+
+    @torch.inference_mode()
+    def _batch(self, crops: Sequence[Crop], placed: torch.Tensor | None, fixed: torch.Tensor | None) -> list[_Answer]:
+        config, count = self.network.config, len(crops)
+        filled = max(count, SMALLEST_BATCH)
+        pixels = np.zeros((filled, config.crop_side, config.crop_side, 3), dtype=np.uint8)
+        for slot, crop in enumerate(crops):
+            pixels[slot] = crop.pixels
+        initial = box_contour(config.crop_side, config.search_scale, config.vertices, filled)
+        held = torch.zeros((filled, config.vertices), dtype=torch.bool)
+        if placed is not None and fixed is not None:
+            held[:count] = fixed
+            initial = torch.cat([torch.where(fixed.unsqueeze(-1), placed, initial[:count]), initial[count:]])
+        batch = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            output = self.network(batch, initial.to(self.device), held.to(self.device))
+        contours = output.contours[-1].float().cpu().numpy()
+        masks = output.mask_logits[:, 0].float().cpu().numpy()
+        qualities = torch.sigmoid(output.quality_logits.float()).cpu().numpy()
+        return [_Answer(contours[i], masks[i], qualities[i]) for i in range(count)]
+
+    def _polygons(self, crop: Crop, answer: _Answer, size: tuple[int, int]) -> Prediction:
+        contour = (Polygon(crop.to_image(answer.contour)),)
+        outline = tuple(
+            Polygon(crop.to_image(polygon.exterior), tuple(crop.to_image(hole) for hole in polygon.holes))
+            for polygon in trace_field(answer.mask, 0.0, self.network.config.crop_side / answer.mask.shape[0])
+        )
+        by_contour = bool(answer.quality[0] >= answer.quality[1])
+        for candidate, quality in ((contour, answer.quality[0]), (outline, answer.quality[1]))[:: 1 if by_contour else -1]:
+            polygons = clean(candidate, size, self.tolerance)
+            if polygons:
+                return Prediction(polygons, float(quality))
+        return Prediction((), 0.0)
+
+
+def load(checkpoint: str | Path | None = None, device: str = "auto", tolerance: float = 0.5, threads: int | None = None) -> Annotator:
+    """Load a checkpoint: a name in checkpoints/, a folder, or None for the shipped default.
+
+    ``device`` is auto, cpu, cuda or mps; ``threads`` bounds the CPU threads of this process. Raise CheckpointError, or DataError for a
+    device that
+    is not there.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return Annotator(load_network(checkpoint), choose_device(device), tolerance)
+
+
+def choose_device(device: str) -> str:
+    """Resolve ``auto`` to the best device of this machine; raise DataError for one that is not there."""
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return next(name for name in ("cuda", "mps", "cpu") if here[name])
+    if not here.get(device.split(":")[0], False):
+        raise DataError(f"device {device!r} is not available on this machine; use --device auto or cpu")
+    return device
+
+
+def _fast_dtype(device: torch.device) -> torch.dtype:
+    """bf16 where the hardware multiplies it, else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        return torch.bfloat16
+    return torch.float32
+
+
+__all__ = ["Annotator", "Prediction", "choose_device", "fingerprint", "load", "resolve"]
