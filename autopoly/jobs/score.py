@@ -48,7 +48,10 @@ __all__ = ["ScoreOptions", "measure_dataset", "open_annotations", "score", "scor
 def score(
     predictions: Sequence[Path], truth: Path, options: ScoreOptions | None = None, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Any]:
-    """Score prediction files or run folders against a truth file; see the module for the keys. ``progress`` is told instances done, of all."""
+    """Score prediction files or run folders against a truth file; see the module for the keys.
+
+    ``progress`` is told the instances done, and how many there are.
+    """
     return score_tables(predictions, truth, options or ScoreOptions(), progress)[0]
 
 

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from autopoly.errors import DataError
 from autopoly.geometry import raster
 from autopoly.jobs.measuring import ImageResult, Row, ScoreOptions
-from autopoly.metrics.average_precision import average_precision
+from autopoly.metrics.average_precision import average_precision, together
 from autopoly.metrics.boundary import ELEMENT
 from autopoly.metrics.iou import category_means
 from autopoly.metrics.summary import SIZES, Measured, calibration, calibration_error, delta_intervals, intervals, means, spearman
-from autopoly.types import Category, FloatArray
+from autopoly.types import Category
 
 SCHEMA = 1
 NAMED = 1000
@@ -170,13 +170,10 @@ def _score_source(table: Table) -> str:
 
 def _average_precisions(table: Table, min_side: float, by: str) -> dict[str, float]:
     """Give AP ranked by the predictions' own score (NaN where they have none) and by a constant, matched by overlap and by identity."""
-    images = [one.overlaps for one in table.results]
-    own: list[FloatArray] = []
-    for one in table.results:
-        values = one.qualities if by == "quality" else one.scores
-        own.append(np.array([0.0 if value is None else value for value in values], np.float64))
-    constant = [np.ones(len(values)) for values in own]
-    same = [image.by_identity() for image in images]
+    images = together([one.overlaps for one in table.results])
+    values = [value for one in table.results for value in (one.qualities if by == "quality" else one.scores)]
+    own = np.array([0.0 if value is None else value for value in values], np.float64)
+    constant, same = np.ones(len(own)), images.by_identity()
     return {
         "map": average_precision(images, own, min_side) if by != "none" else math.nan,
         "map_constant": average_precision(images, constant, min_side),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,13 +24,11 @@ from autopoly.types import FloatArray, Rle
 THRESHOLDS: FloatArray = np.linspace(0.5, 0.95, 10)
 _CELLS_AT_ONCE = 1_000_000
 """Largest dense IoU table held, in cells."""
-_CELLS_WHOLE = 2_500
-"""Larger images are matched group by group: COCOeval loops over D x G x T in Python."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Overlaps:
-    """One image for matching.
+    """One image, or several :func:`together`, for matching.
 
     ``pairs`` (P, 2) holds prediction and truth index of each pair with a large IoU, ``iou`` (P,) its value. ``sides`` (D,) and
     ``truth_sides`` (G,) are the shorter sides of the boxes in px, for a population by size. ``crowd`` (G,) marks regions in which
@@ -73,27 +72,42 @@ def pairwise_iou(
     return np.concatenate(pairs), np.concatenate(values)
 
 
-def average_precision(images: Sequence[Overlaps], scores: Sequence[FloatArray], min_side: float = 0.0) -> float:
-    """Give mAP@0.5:0.95 over ``images``, each with its (D,) ``scores``; equal scores keep the order given.
+def together(images: Sequence[Overlaps]) -> Overlaps:
+    """Join images into one, in order: pairs never cross images, and COCOeval ranks the predictions of all images together anyway."""
+    predictions = np.cumsum([0] + [len(image.sides) for image in images])
+    truths = np.cumsum([0] + [len(image.truth_sides) for image in images])
+    pairs = [image.pairs + offset for image, offset in zip(images, zip(predictions, truths, strict=True), strict=False)]
+    own = [np.where(image.own >= 0, image.own + offset, -1) for image, offset in zip(images, truths, strict=False)]
+    return Overlaps(
+        np.concatenate([np.zeros((0, 2), np.int64), *pairs]),
+        np.concatenate([np.zeros(0), *(image.iou for image in images)]),
+        np.concatenate([np.zeros(0), *(image.sides for image in images)]),
+        np.concatenate([np.zeros(0), *(image.truth_sides for image in images)]),
+        np.concatenate([np.zeros(0, bool), *(image.crowd for image in images)]),
+        np.concatenate([np.zeros(0, np.int64), *own]),
+    )
 
-    Truths whose box has a shorter side under ``min_side`` px are ignored, and so are predictions matched to them, or matched to nothing
-    and as small themselves. NaN where no truth is left to find.
+
+def average_precision(overlaps: Overlaps, scores: FloatArray, min_side: float = 0.0) -> float:
+    """Give mAP@0.5:0.95 of predictions with (D,) ``scores``, over all images :func:`together`; equal scores keep the order given.
+
+    Truths whose box has a shorter side under ``min_side`` px are ignored, and so are predictions matched to them, or matched to nothing and
+    as small themselves. NaN where no truth is left to find.
     """
+    ignored_truths = overlaps.crowd | (overlaps.truth_sides < min_side)
+    if ignored_truths.all():
+        return float("nan")
     evaluator = COCOeval(iouType="segm")
     params = evaluator.params
-    params.useCats, params.catIds, params.imgIds = 0, [1], list(range(len(images)))
+    params.useCats, params.catIds, params.imgIds, params.iouThrs = 0, [1], [0], THRESHOLDS
     params.areaRng, params.areaRngLbl = [[min_side, float("inf")]], ["all"]
-    params.iouThrs = THRESHOLDS
-    params.maxDets = [max((len(image.sides) for image in images), default=0) + 1]
-    evaluator.evalImgs = [_match_image(evaluator, image, score) for image, score in zip(images, scores, strict=True)]
+    params.maxDets = [len(overlaps.sides) + 1]
+    matched, ignored = _matches(evaluator, overlaps, scores, ignored_truths)
+    evaluator.evalImgs = [{"dtScores": scores, "dtMatches": matched, "dtIgnore": ignored, "gtIgnore": ignored_truths.astype(np.int64)}]
     evaluator._paramsEval = params
-    if not any(evaluator.evalImgs):
-        return float("nan")
     with contextlib.redirect_stdout(io.StringIO()):
         evaluator.accumulate()
-    precision = evaluator.eval["precision"]
-    precision = precision[precision > -1]
-    return float(precision.mean()) if precision.size else float("nan")
+    return float(evaluator.eval["precision"].mean())
 
 
 def passed(ious: FloatArray) -> FloatArray:
@@ -104,83 +118,65 @@ def passed(ious: FloatArray) -> FloatArray:
     return np.searchsorted(THRESHOLDS, ious, side="right") / len(THRESHOLDS)
 
 
-def _match_image(evaluator: Any, image: Overlaps, scores: FloatArray) -> dict[str, Any] | None:
-    """Match one image; a large one by its independent groups, whose results are merged in the order COCOeval gives the whole."""
-    predicted, true = len(image.sides), len(image.truth_sides)
-    if predicted * true <= _CELLS_WHOLE:
-        return _match(evaluator, image, scores, np.arange(predicted), np.arange(true))
-    order = np.argsort(-scores, kind="mergesort")
-    matched = np.zeros((len(THRESHOLDS), predicted))
-    ignored = np.zeros((len(THRESHOLDS), predicted), bool)
-    for rows, columns in _groups(image.pairs, predicted, true):
-        result = _match(evaluator, image, scores, rows, columns)
-        if result is not None:
-            at = rows[np.argsort(-scores[rows], kind="mergesort")]
-            matched[:, at], ignored[:, at] = result["dtMatches"], result["dtIgnore"]
-    outside = image.crowd | (image.truth_sides < evaluator.params.areaRng[0][0])
-    return {"dtScores": scores[order], "dtMatches": matched[:, order], "dtIgnore": ignored[:, order], "gtIgnore": outside.astype(np.int64)}
+def _matches(
+    evaluator: Any, overlaps: Overlaps, scores: FloatArray, ignored_truths: NDArray[np.bool_]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Say by threshold which predictions match a truth and which are ignored, (T, D) each.
+
+    A pair whose two sides overlap nothing else needs no matching: its IoU decides. The contested rest goes to COCOeval group by group,
+    since it loops over all D x G x T of what it is given, in Python.
+    """
+    predicted, true = overlaps.pairs.T
+    matched = np.zeros((len(THRESHOLDS), len(overlaps.sides)), bool)
+    ignored = np.zeros_like(matched)
+    alone = (np.bincount(predicted, minlength=1)[predicted] == 1) & (np.bincount(true, minlength=1)[true] == 1)
+    matched[:, predicted[alone]] = overlaps.iou[alone] >= np.minimum(THRESHOLDS, 1 - 1e-10)[:, None]
+    ignored[:, predicted[alone]] = matched[:, predicted[alone]] & ignored_truths[true[alone]]
+    ignored |= ~matched & (overlaps.sides < evaluator.params.areaRng[0][0])
+    for group in _groups(overlaps.pairs, np.flatnonzero(~alone)):
+        rows, result = _match(evaluator, overlaps, scores, group)
+        matched[:, rows], ignored[:, rows] = result["dtMatches"] > 0, result["dtIgnore"]
+    return matched, ignored
 
 
-def _match(
-    evaluator: Any, image: Overlaps, scores: FloatArray, rows: NDArray[np.int64], columns: NDArray[np.int64]
-) -> dict[str, Any] | None:
-    """Let COCOeval match predictions ``rows`` with truths ``columns``.
+def _match(evaluator: Any, overlaps: Overlaps, scores: FloatArray, group: NDArray[np.int64]) -> tuple[NDArray[np.int64], dict[str, Any]]:
+    """Let COCOeval match the predictions and truths of a ``group`` of pairs; give the predictions in the order of its result.
 
     It takes the size of an object from ``area``: we give it the box side.
     """
-    order = rows[np.argsort(-scores[rows], kind="mergesort")]
-    table = np.zeros((len(order), len(columns)))
-    if table.size and len(image.pairs):
-        row_of = np.full(len(image.sides), -1)
-        row_of[order] = np.arange(len(order))
-        column_of = np.full(len(image.truth_sides), -1)
-        column_of[columns] = np.arange(len(columns))
-        row, column = row_of[image.pairs[:, 0]], column_of[image.pairs[:, 1]]
-        inside = (row >= 0) & (column >= 0)
-        table[row[inside], column[inside]] = image.iou[inside]
-    evaluator.ious = {(0, -1): table if table.size else []}
-    evaluator._gts = {
-        (0, 1): [
-            {"id": n + 1, "area": side, "iscrowd": int(crowd), "ignore": int(crowd)}
-            for n, (side, crowd) in enumerate(zip(image.truth_sides[columns].tolist(), image.crowd[columns].tolist(), strict=True))
-        ]
-    }
-    evaluator._dts = {
-        (0, 1): [
-            {"id": n + 1, "area": side, "score": score}
-            for n, (side, score) in enumerate(zip(image.sides[rows].tolist(), scores[rows].tolist(), strict=True))
-        ]
-    }
-    result: dict[str, Any] | None = evaluator.evaluateImg(0, -1, evaluator.params.areaRng[0], evaluator.params.maxDets[0])
-    return result
+    rows, row = np.unique(overlaps.pairs[group, 0], return_inverse=True)
+    columns, column = np.unique(overlaps.pairs[group, 1], return_inverse=True)
+    table = np.zeros((len(rows), len(columns)))
+    table[row, column] = overlaps.iou[group]
+    order = np.argsort(-scores[rows], kind="mergesort")
+    evaluator.ious = {(0, -1): table[order]}
+    truths = zip(overlaps.truth_sides[columns].tolist(), overlaps.crowd[columns].tolist(), strict=True)
+    predictions = zip(overlaps.sides[rows].tolist(), scores[rows].tolist(), strict=True)
+    evaluator._gts = {(0, 1): [{"id": n, "area": a, "iscrowd": int(c), "ignore": int(c)} for n, (a, c) in enumerate(truths, 1)]}
+    evaluator._dts = {(0, 1): [{"id": n, "area": a, "score": s} for n, (a, s) in enumerate(predictions, 1)]}
+    return rows[order], evaluator.evaluateImg(0, -1, evaluator.params.areaRng[0], evaluator.params.maxDets[0])
 
 
-def _groups(pairs: NDArray[np.int64], predicted: int, true: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Split predictions and truths into groups that share no pair: (rows, columns) of each.
-
-    All predictions without a pair form one more group.
-    """
-    of_row: list[list[int]] = [[] for _ in range(predicted)]
-    of_column: list[list[int]] = [[] for _ in range(true)]
-    for row, column in pairs.tolist():
-        of_row[row].append(column)
-        of_column[column].append(row)
-    seen_rows, seen_columns = np.zeros(predicted, bool), np.zeros(true, bool)
-    groups = [(np.array([row for row in range(predicted) if not of_row[row]], np.int64), np.zeros(0, np.int64))]
-    for first in range(predicted):
-        if seen_rows[first] or not of_row[first]:
+def _groups(pairs: NDArray[np.int64], chosen: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Split the ``chosen`` pairs into groups that share no prediction and no truth, each an array of pair numbers."""
+    of_row: dict[int, list[int]] = defaultdict(list)
+    of_column: dict[int, list[int]] = defaultdict(list)
+    ends = pairs.tolist()
+    for number in chosen.tolist():
+        of_row[ends[number][0]].append(number)
+        of_column[ends[number][1]].append(number)
+    groups, seen = [], set()
+    for first in chosen.tolist():
+        if first in seen:
             continue
-        rows, columns, open_rows = [], [], [first]
-        seen_rows[first] = True
-        while open_rows:
-            row = open_rows.pop()
-            rows.append(row)
-            for column in of_row[row]:
-                if not seen_columns[column]:
-                    seen_columns[column] = True
-                    columns.append(column)
-                    new = [other for other in of_column[column] if not seen_rows[other]]
-                    seen_rows[new] = True
-                    open_rows += new
-        groups.append((np.array(sorted(rows), np.int64), np.array(sorted(columns), np.int64)))
+        seen.add(first)
+        group, waiting = [], [first]
+        while waiting:
+            number = waiting.pop()
+            group.append(number)
+            row, column = ends[number]
+            new = [other for other in (*of_row.pop(row, ()), *of_column.pop(column, ())) if other not in seen]
+            seen.update(new)
+            waiting += new
+        groups.append(np.array(sorted(group), np.int64))
     return groups

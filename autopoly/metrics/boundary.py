@@ -10,6 +10,7 @@ own border.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import cv2
 import numpy as np
@@ -24,6 +25,7 @@ MARGIN = 1
 """Pixels a window needs around both masks, as far as the image goes."""
 
 
+@cache
 def disk(radius: int) -> NDArray[np.uint8]:
     """Give the (2r + 1, 2r + 1) structuring element of ``radius`` pixels, ones inside."""
     y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]

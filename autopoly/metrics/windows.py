@@ -95,8 +95,11 @@ def cut(mask: Runs, window: Box) -> NDArray[np.uint8]:
     ends = np.empty(2 * mask.start.size, np.int64)
     ends[0::2], ends[1::2] = mask.start, mask.stop
     column, row = np.divmod(ends, mask.height)
-    ends = np.clip((column - left) * rows + np.clip(row - top, 0, rows), 0, rows * columns)
-    lengths = np.diff(ends, prepend=0, append=rows * columns)
+    row = np.minimum(np.maximum(row - top, 0), rows)
+    marks = np.empty(ends.size + 2, np.int64)
+    marks[0], marks[-1] = 0, rows * columns
+    marks[1:-1] = np.minimum(np.maximum((column - left) * rows + row, 0), rows * columns)
+    lengths = marks[1:] - marks[:-1]
     pattern = np.zeros(lengths.size, np.uint8)
     pattern[1::2] = 1
     return np.ascontiguousarray(np.repeat(pattern, lengths).reshape(columns, rows).T)

@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from autopoly.metrics.average_precision import THRESHOLDS, Overlaps, average_precision, pairwise_iou, passed
+from autopoly.metrics.average_precision import THRESHOLDS, Overlaps, average_precision, pairwise_iou, passed, together
 from autopoly.metrics.iou import iou
 from autopoly.types import Rle
 
@@ -79,7 +79,7 @@ def ours(scenes: list[dict[str, Any]], constant: bool = False, min_side: float =
             )
         )
         scores.append(np.ones(len(predictions)) if constant else scene_["scores"])
-    return average_precision(images, scores, min_side)
+    return average_precision(together(images), np.concatenate(scores), min_side)
 
 
 def pycocotools_ap(scenes: list[dict[str, Any]], constant: bool = False, min_side: float = 0.0, first_id: int = 1) -> float:
