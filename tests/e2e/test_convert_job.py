@@ -338,6 +338,7 @@ def test_a_dataset_without_images_is_a_finished_run(tmp_path):
         {"limit": 0},
         {"components_from_truth": True},
         {"retry_failures": True, "overwrite": True},
+        {"address": "auto"},
         {"from_format": "yolo"},
         {"images": Path("/nowhere")},
     ],

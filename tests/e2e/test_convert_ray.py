@@ -14,20 +14,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from autopoly.jobs.convert import ConvertOptions, convert
-from autopoly.jobs.work import Network
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 DRIVE = """
-import sys, inscribed
+import json, sys, inscribed
 from pathlib import Path
 from autopoly.jobs.convert import ConvertOptions, convert
-source, out, workers, pause = sys.argv[1:]
+source, out, workers, network = sys.argv[1:]
 if workers != "0":
     import ray
     ray.cloudpickle.register_pickle_by_value(inscribed)
 asked = ConvertOptions(source=Path(source), out=Path(out), workers=int(workers), device="cpu", score=False)
-convert(asked, network=inscribed.network(float(pause)))
+convert(asked, network=inscribed.network(**json.loads(network)))
 """
 
 
@@ -59,46 +58,51 @@ def test_workers_do_not_change_a_byte(ray_session, made, whole, tmp_path, worker
     assert files(tmp_path / "out") == whole
 
 
-class Deadly(inscribed.Inscriber):
-    """Dies of one picture, known by its top left pixel."""
+def corner(made, number):
+    import cv2
 
-    def __init__(self, pixel):
-        super().__init__(0.0)
-        self.pixel = pixel
-
-    def predict(self, items):
-        if any(image[0, 0].tolist() == self.pixel for image, _ in items):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().predict(items)
+    return cv2.imread(str(made.parent / f"images/{number:04d}.png"))[0, 0, ::-1].tolist()
 
 
-def deadly(checkpoint, device, tolerance, threads):
-    return Deadly(json.loads(checkpoint))
+def assert_only_these_are_lost(out, whole, guilty):
+    rows = pq.read_table(out / "failures.parquet").to_pylist()
+    assert {(row["image_id"], row["code"]) for row in rows} == {(str(100 + number), "worker_died") for number in guilty}
+    before = {one["id"]: one for one in json.loads(whole)["annotations"]}
+    for one in json.loads((out / "annotations.json").read_text())["annotations"]:
+        assert one == before[one["id"]] or (one["segmentation"] == [] and one["image_id"] - 100 in guilty)
 
 
 def test_a_picture_that_kills_its_worker_costs_that_picture_alone(ray_session, made, whole, tmp_path):
-    import cv2
-    import ray
-
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    corner = cv2.imread(str(made.parent / "images/0009.png"))[0, 0, ::-1].tolist()
-    guilty = [k for k in range(120) if cv2.imread(str(made.parent / f"images/{k:04d}.png"))[0, 0, ::-1].tolist() == corner and k % 7]
-    summary = run(made, tmp_path / "out", 2, Network(deadly, "deadly", json.dumps(corner)))
-    rows = pq.read_table(tmp_path / "out/failures.parquet").to_pylist()
+    pixel = corner(made, 9)
+    guilty = [number for number in range(120) if corner(made, number) == pixel and number % 7]
+    summary = run(made, tmp_path / "out", 2, inscribed.network(deadly=pixel))
     assert summary.failures == {"worker_died": 5 * len(guilty)}
-    assert {row["image_id"] for row in rows} == {str(100 + k) for k in guilty}
-    before = {one["id"]: one for one in json.loads(whole["annotations.json"])["annotations"]}
-    after = json.loads((tmp_path / "out/annotations.json").read_text())["annotations"]
-    for one in after:
-        assert one == before[one["id"]] or (one["segmentation"] == [] and one["image_id"] in {100 + k for k in guilty})
+    assert_only_these_are_lost(tmp_path / "out", whole["annotations.json"], guilty)
+
+
+def test_a_small_run_that_died_in_process_goes_on_under_ray(ray_session, tmp_path):
+    made = inscribed.make_dataset(tmp_path / "data")
+    run(made, tmp_path / "whole", 0)
+    pixel = corner(made, 9)
+    guilty = [number for number in range(40) if corner(made, number) == pixel and number % 7]
+    driver, _ = launch(made, tmp_path / "out", 0, {"deadly": pixel})
+    assert driver.wait(timeout=60) == -signal.SIGKILL
+    summary = run(made, tmp_path / "out", "auto", inscribed.network(deadly=pixel))
+    assert any("earlier start died" in note for note in summary.notes)
+    assert_only_these_are_lost(tmp_path / "out", (tmp_path / "whole/annotations.json").read_bytes(), guilty)
+
+
+def launch(made, out, workers, network):
+    mark = uuid.uuid4().hex
+    paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    environment = os.environ | {"PYTHONPATH": paths, "AUTOPOLY_TEST_MARK": mark}
+    command = [sys.executable, "-c", DRIVE, str(made), str(out), str(workers), json.dumps(network)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), mark
 
 
 def start(made, out, workers, pause):
-    mark = uuid.uuid4().hex
-    paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"PYTHONPATH": paths, "AUTOPOLY_TEST_MARK": mark}
-    command = [sys.executable, "-c", DRIVE, str(made), str(out), str(workers), str(pause)]
-    driver = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    """Launch a driver and wait for its first part."""
+    driver, mark = launch(made, out, workers, {"pause": pause})
     limit = time.monotonic() + 90
     while not list((out / "parts").glob("*.parquet")):
         assert driver.poll() is None, "the driver ended before it could be killed"
@@ -109,7 +113,7 @@ def start(made, out, workers, pause):
     return driver, mark
 
 
-def survivors(mark, patience=20.0):
+def survivors(mark, patience=20.0, but=()):
     """Wait for the processes that carry a mark in their environment to end; give those that did not."""
     limit = time.monotonic() + patience
     while True:
@@ -117,10 +121,11 @@ def survivors(mark, patience=20.0):
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 alive = f"AUTOPOLY_TEST_MARK={mark}".encode() in (folder / "environ").read_bytes()
+                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:80]
             except OSError:
                 continue
-            if alive:
-                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:80])
+            if alive and not any(name in line for name in but):
+                found.append(line)
         if not found or time.monotonic() > limit:
             return found
         time.sleep(0.3)
@@ -138,7 +143,8 @@ def test_a_killed_driver_loses_nothing(ray_session, made, whole, tmp_path, worke
     summary = run(made, tmp_path / "out", 2, inscribed.network(0.2))
     assert summary.exit_code == 0
     assert files(tmp_path / "out") == whole
-    assert survivors(mark) == []
+    # Ray's two agents, when they were still starting, notice the death of their node only after a minute; they hold no work.
+    assert survivors(mark, but=("Agent",)) == []
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
