@@ -6,9 +6,9 @@ from pathlib import Path
 from types import ModuleType
 
 from autopoly.errors import DataError
-from autopoly.formats import coco, kitti
+from autopoly.formats import coco, kitti, parquet
 
-FORMATS: dict[str, ModuleType] = {"coco": coco, "kitti": kitti}
+FORMATS: dict[str, ModuleType] = {"coco": coco, "kitti": kitti, "parquet": parquet}
 
 
 def detect(path: Path) -> str:

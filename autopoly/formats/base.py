@@ -126,7 +126,8 @@ def size_from(height: Any, width: Any) -> tuple[int, int] | None:
     """Give (height, width) when both are whole numbers above 0, else None."""
     if not (is_number(height) and is_number(width)) or not (math.isfinite(height) and math.isfinite(width)):
         return None
-    return (int(height), int(width)) if height >= 1 and width >= 1 and int(height) == height and int(width) == width else None
+    whole = int(height) == height and int(width) == width
+    return (int(height), int(width)) if whole and 1 <= height < 1 << 31 and 1 <= width < 1 << 31 else None
 
 
 def read_box(value: Any, size: tuple[int, int] | None, convention: str) -> tuple[FloatArray, Problem | None]:
@@ -147,6 +148,15 @@ def read_box(value: Any, size: tuple[int, int] | None, convention: str) -> tuple
         line = f"box ({', '.join(f'{one:g}' for one in box)}) lies within 0..1: fractions of the image? Multiply by its width and height"
         problem = Problem("box_normalised", line)
     return box, problem
+
+
+def xywh_of(box_xyxy: FloatArray) -> list[float]:
+    """Give a box (4,) as COCO's x, y, width, height.
+
+    Sides are rounded to six decimals: 629.75 - 599.41 is not 30.34 in floating point, and no source has more decimals that mean something.
+    """
+    x1, y1, x2, y2 = (float(one) for one in box_xyxy)
+    return [x1, y1, round(x2 - x1, 6), round(y2 - y1, 6)]
 
 
 def guess_convention(numbers: NDArray[np.float64], sizes: NDArray[np.float64]) -> tuple[str, str]:

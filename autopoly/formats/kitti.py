@@ -19,7 +19,7 @@ import numpy as np
 from autopoly import images as pictures
 from autopoly.errors import DataError, Problem
 from autopoly.formats.annotation import instance_of
-from autopoly.formats.base import check_bbox_format, read_bytes
+from autopoly.formats.base import check_bbox_format, read_bytes, xywh_of
 from autopoly.types import Category, Header, Instance, Record
 
 WRITES = False
@@ -112,9 +112,8 @@ class KittiDataset:
         annotation: dict[str, Any] = {"id": ordinal + 1, "image_id": index + 1, "category_id": self._kinds[columns[0]]}
         corners = [_number(text) for text in columns[4:8]]
         wrong = len(corners) < 4 or None in corners
-        # Rounded, since 629.75 - 599.41 is not 30.34 in floating point; more decimals than any label has.
-        x1, y1, x2, y2 = (math.nan if one is None else one for one in (corners if not wrong else [None] * 4))
-        box = [x1, y1, round(x2 - x1, 6), round(y2 - y1, 6)]
+        corners_xyxy = np.full(4, np.nan) if wrong else np.array(corners, dtype=np.float64)
+        box = xywh_of(corners_xyxy)
         annotation["bbox"] = None if wrong else box
         annotation |= {"area": 0.0 if wrong else round(max(box[2], 0.0) * max(box[3], 0.0), 4), "iscrowd": int(ignored)}
         if ignored:
@@ -128,7 +127,7 @@ class KittiDataset:
                 "row_malformed", f"label_2/{self._stems[index]}.txt line {line + 1}: no four numbers in columns 5 to 8; mend the row"
             )
             return replace(instance, problem=problem)
-        return replace(instance, box=np.array([x1, y1, x2, y2]))
+        return replace(instance, box=corners_xyxy)
 
 
 def _number(text: str) -> float | None:

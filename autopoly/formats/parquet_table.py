@@ -1,0 +1,121 @@
+"""Rows of one or more Parquet files by number, without holding them all: the columns asked for, and encoded pictures one at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from autopoly.errors import DataError
+
+KEPT = 6
+"""Row groups kept decoded, without pictures."""
+PICTURES = 8
+"""Rows whose pictures are decoded together."""
+
+
+class Table:
+    """All rows of files of one schema, numbered through; ``picture`` is the column with encoded pictures, which ``rows`` leaves out."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        """Read the files' footers; raise DataError for a file that is no Parquet or has other columns than the first."""
+        self.files = [_open(file) for file in files]
+        self.paths = list(files)
+        self.schema: pa.Schema = self.files[0].schema_arrow
+        for path, file in zip(files[1:], self.files[1:], strict=True):
+            if file.schema_arrow.names != self.schema.names:
+                raise DataError(f"{path}: other columns than {files[0].name}; a folder must hold files of one kind")
+        self._groups = [(number, group) for number, file in enumerate(self.files) for group in range(file.num_row_groups)]
+        sizes = [self.files[number].metadata.row_group(group).num_rows for number, group in self._groups]
+        self._stops = np.cumsum([0, *sizes])
+        self.length = int(self._stops[-1])
+        self.picture: tuple[str, bool] | None = None
+        self._decoded: OrderedDict[int, pa.Table] = OrderedDict()
+        self._cursor: tuple[int, int, Iterator[Any], list[bytes | None]] | None = None
+        self._lock = threading.Lock()
+
+    def where(self, row: int) -> str:
+        """Name a row for a person: its file and its number there, from 0."""
+        number = self._groups[int(np.searchsorted(self._stops, row, side="right")) - 1][0]
+        before = sum(file.metadata.num_rows for file in self.files[:number])
+        return f"{self.paths[number]}: row {row - before}"
+
+    def scan(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Give some columns of every row group in turn."""
+        for number, group in self._groups:
+            yield self._read(number, group, columns)
+
+    def rows(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
+        """Give rows as dicts, in the order asked for, without their pictures."""
+        groups = np.searchsorted(self._stops, numbers, side="right") - 1
+        given: list[dict[str, Any]] = [{}] * len(numbers)
+        for group in dict.fromkeys(groups.tolist()):
+            places = np.flatnonzero(groups == group)
+            local = np.asarray(numbers, dtype=np.int64)[places] - self._stops[group]
+            for place, row in zip(places.tolist(), self._group(group).take(pa.array(local)).to_pylist(), strict=True):
+                given[place] = row
+        return given
+
+    def picture_of(self, row: int) -> bytes | None:
+        """Give the encoded picture of a row, None where it has none. Rows asked for in order cost one pass over the file."""
+        if self.picture is None:
+            return None
+        with self._lock:
+            group = int(np.searchsorted(self._stops, row, side="right")) - 1
+            local = row - int(self._stops[group])
+            if self._cursor is None or self._cursor[0] != group or local < self._cursor[1]:
+                self._cursor = (group, 0, self._pictures(group), [])
+            _, first, batches, held = self._cursor
+            while local >= first + len(held):
+                first += len(held)
+                held = next(batches)
+            self._cursor = (group, first, batches, held)
+            return held[local - first]
+
+    def _pictures(self, group: int) -> Iterator[list[bytes | None]]:
+        number, inside = self._groups[group]
+        assert self.picture is not None
+        name, is_struct = self.picture
+        leaf = f"{name}.bytes" if is_struct else name
+        for batch in self.files[number].iter_batches(batch_size=PICTURES, row_groups=[inside], columns=[leaf], use_threads=False):
+            values = batch.column(0).to_pylist()
+            yield [None if one is None else one["bytes"] for one in values] if is_struct else values
+
+    def _group(self, group: int) -> pa.Table:
+        with self._lock:
+            if group not in self._decoded:
+                number, inside = self._groups[group]
+                self._decoded[group] = self._read(number, inside, self._light()).combine_chunks()
+                while len(self._decoded) > KEPT:
+                    self._decoded.popitem(last=False)
+            self._decoded.move_to_end(group)
+            return self._decoded[group]
+
+    def _light(self) -> list[str]:
+        """Give the leaves of all columns but the pictures."""
+        schema = self.files[0].schema
+        leaves = [schema.column(number).path for number in range(len(schema))]
+        if self.picture is None:
+            return leaves
+        name, is_struct = self.picture
+        heavy = f"{name}.bytes" if is_struct else name
+        return [leaf for leaf in leaves if leaf != heavy and not leaf.startswith(f"{heavy}.")]
+
+    def _read(self, number: int, group: int, columns: Sequence[str]) -> pa.Table:
+        try:
+            return self.files[number].read_row_group(group, columns=list(columns), use_threads=False)
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{self.paths[number]}: damaged ({' '.join(str(error).split())[:120]}); copy it again") from error
+
+
+def _open(file: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(file, memory_map=False)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{file}: not a Parquet file, or cut off ({' '.join(str(error).split())[:120]})") from error
