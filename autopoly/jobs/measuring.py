@@ -93,7 +93,8 @@ def measure(
     rank = {at: n for n, at in enumerate(judged)}
     reasons = [absent] * len(truths)
 
-    given = [one for one in predicted if not one.crowd]
+    # By id, so that equal scores rank the same whatever the order of the file, and without a look at the truth.
+    given = sorted((one for one in predicted if not one.crowd), key=lambda one: (len(str(one.instance_id)), str(one.instance_id)))
     drawn, broken = _targets([one if one.mask else None for one in given], size)
     if match == "id":
         places = by_id([one.instance_id for one in truth.instances], [one.instance_id for one in given]).tolist()
@@ -106,7 +107,7 @@ def measure(
         own = np.array([rank.get(places[at], -1) for at in kept], np.int64)
     else:
         predictions = list(drawn.values())
-        own = _overlapping(predictions, truths)
+        own, _ = _overlapping(predictions, truths)
     if per == "component":
         predictions, truths, own, reasons = _split(predictions, truths, own, reasons)
 
@@ -158,10 +159,22 @@ def _row(number: int, image: Record, truth: Target, prediction: Target | None, r
     )
 
 
-def _overlapping(predictions: Sequence[Target], truths: Sequence[Target]) -> NDArray[np.int64]:
-    """Pair by overlap: the truth (D,) of each prediction, -1 for none."""
+def _overlapping(predictions: Sequence[Target], truths: Sequence[Target]) -> tuple[NDArray[np.int64], float]:
+    """Pair by overlap: the truth (D,) of each prediction, -1 for none, and the sum of the IoUs of those pairs."""
     pairs, values = pairwise_iou([one.rle for one in predictions], [one.rle for one in truths], np.zeros(len(truths), bool), TOUCHING)
-    return by_overlap(pairs, values, len(predictions))
+    own = by_overlap(pairs, values, len(predictions))
+    return own, float(values[own[pairs[:, 0]] == pairs[:, 1]].sum())
+
+
+def _parts(prediction: Target, pieces: Sequence[Target]) -> tuple[list[Target], NDArray[np.int64]]:
+    """Split a prediction into its polygons or its connected components, whichever pairs better with the ``pieces`` of its truth.
+
+    Polygons predicted for two components may touch; polygons of one component may have been drawn apart.
+    """
+    splits = [parts(prediction), components(prediction)]
+    found = [_overlapping(made, pieces) for made in splits]
+    best = 0 if found[0][1] >= found[1][1] else 1
+    return splits[best], found[best][0]
 
 
 def _split(
@@ -175,8 +188,8 @@ def _split(
     names: list[str] = []
     for at, whole in enumerate(truths):
         pieces = components(whole) or [whole]  # an empty truth stays one row, with IoU 0
-        made = parts(predictions[partner[at]]) if at in partner else []
-        paired += [len(right) + n if n >= 0 else -1 for n in _overlapping(made, pieces).tolist()]
+        made, places = _parts(predictions[partner[at]], pieces) if at in partner else ([], np.zeros(0, np.int64))
+        paired += [len(right) + n if n >= 0 else -1 for n in places.tolist()]
         left += made
         right += pieces
         names += [reasons[at] if at not in partner else "no_part"] * len(pieces)

@@ -153,7 +153,7 @@ def _convention(table: Table, options: ScoreOptions, by: str) -> dict[str, Any]:
         "rasteriser": raster.RASTERISER,
         "boundary": f"DAVIS db_eval_boundary, {ELEMENT} of 1 and 2 full-image px",
         "mean": "miou, f_1px, f_2px: unweighted mean of category means; miou_instances, pass_rate: over instances",
-        "map": "COCOeval at IoU 0.50:0.05:0.95, without categories, maxDets unlimited; *_by_id: matched by identity",
+        "map": "COCOeval at IoU 0.50:0.05:0.95, no categories, maxDets unlimited, ties by image and id; *_by_id: matched by identity",
         "map_score": by,
         "by_size": "true mask area in px: small < 32^2 <= medium < 96^2 <= large",
         "ci95": f"bootstrap over images, {options.resamples} resamples, seed {options.seed}",
