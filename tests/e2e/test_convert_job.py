@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import inscribed
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -356,3 +357,38 @@ def test_an_address_loses_its_credentials_in_what_is_written(made, tmp_path):
 
     asked = ConvertOptions(source=made, out=tmp_path, address="ray://user:secret@host:10001?token=abc")
     assert as_json(asked)["address"] == "ray://host:10001"
+
+
+def test_pictures_inside_a_parquet_source_are_written_when_asked(made, tmp_path):
+    document = read(made)
+    rows = []
+    for image in document["images"][:9]:
+        own = [one for one in document["annotations"] if one["image_id"] == image["id"]]
+        objects = {"bbox": [one["bbox"] for one in own], "category": [one["category_id"] for one in own], "id": [one["id"] for one in own]}
+        data = (made.parent / "images" / image["file_name"]).read_bytes()
+        rows.append({"image_id": image["id"], "image": {"bytes": data, "path": image["file_name"]}, "objects": objects})
+    (tmp_path / "source").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "source/data.parquet")
+    without = run(tmp_path / "source", tmp_path / "without", bbox_format="xywh")
+    assert any("--write-images" in note for note in without.notes)
+    assert without.counts["predicted"] == without.counts["boxes"] == sum(len(row["objects"]["id"]) for row in rows)
+    summary = run(tmp_path / "source", tmp_path / "with", bbox_format="xywh", write_images=True)
+    assert not any("--write-images" in note for note in summary.notes)
+    assert "images" in summary.outputs
+    names = [one["file_name"] for one in read(tmp_path / "with/annotations.json")["images"]]
+    for row, name in zip(rows, names, strict=True):
+        assert (tmp_path / "with/images" / name).read_bytes() == row["image"]["bytes"]
+    again = run(tmp_path / "with/annotations.json", tmp_path / "again")
+    assert again.exit_code == 0
+    with pytest.raises(RecipeError, match="inside the Parquet source"):
+        run(tmp_path / "source", tmp_path / "source/out")
+
+
+def test_retry_of_a_parquet_result(dataset, tmp_path):
+    picture = dataset.parent / "images" / read(dataset)["images"][8]["file_name"]
+    run(dataset, tmp_path / "whole", to=("parquet",))
+    picture.rename(tmp_path / "away.png")
+    assert run(dataset, tmp_path / "out", to=("parquet",)).exit_code == 1
+    (tmp_path / "away.png").rename(picture)
+    assert run(dataset, tmp_path / "out", to=("parquet",), retry_failures=True).exit_code == 0
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
