@@ -58,11 +58,13 @@ def to_shapely(polygon: Polygon) -> shapely.Polygon:
 
 
 def from_shapely(shape: shapely.Polygon) -> Polygon:
-    """Take a shapely polygon: exterior clockwise on screen, holes the other way, first vertex not repeated."""
+    """Take a shapely polygon: exterior clockwise on screen, holes the other way, no vertex repeated."""
     # shapely's counter-clockwise has y up, a picture has y down.
     turned = orient(shape, 1.0)
-    rings = [np.asarray(ring.coords[:-1], dtype=np.float64)[:, :2] for ring in (turned.exterior, *turned.interiors)]
-    return Polygon(rings[0], tuple(rings[1:]))
+    rings = [shapely.get_coordinates(ring) for ring in (turned.exterior, *turned.interiors)]
+    # The ring comes closed: each vertex that differs from the next, and the last never does from the first.
+    opened = [ring[:-1][(ring[1:] != ring[:-1]).any(axis=1)] for ring in rings]
+    return Polygon(opened[0], tuple(opened[1:]))
 
 
 def bounds(polygons: Iterable[Polygon]) -> FloatArray:
@@ -99,7 +101,10 @@ def _shape(polygon: Polygon) -> BaseGeometry | None:
 
 
 def _mended(shape: BaseGeometry) -> BaseGeometry:
-    """Make an invalid region valid. Every enclosed face counts: a loop of a self-crossing contour is part of the object, not a hole in it."""
+    """Make an invalid region valid.
+
+    Every enclosed face counts: a loop of a self-crossing contour is part of the object, not a hole in it.
+    """
     try:
         mended: BaseGeometry = shapely.make_valid(shape, method="structure", keep_collapsed=False)
     except shapely.GEOSException:
@@ -129,8 +134,8 @@ def _rounded(shape: BaseGeometry) -> BaseGeometry:
         shape = _on_grid(shape)
         if shape.is_valid:
             return shape
-        # Mending puts new vertices where edges cross, and rounding those can make new crossings. It rarely takes more than two rounds; edges that
-        # only just touch may need to be drawn apart by some hundredths of a pixel.
+        # Mending puts new vertices where edges cross, and rounding those can make new crossings. It rarely takes more than two rounds;
+        # edges that only just touch may need to be drawn apart by some hundredths of a pixel.
         shape = _mended(shape)
         if shrink:
             shape = shapely.buffer(MultiPolygon(_areas(shape)), -shrink * 10**-DECIMALS, join_style="mitre")
@@ -139,5 +144,4 @@ def _rounded(shape: BaseGeometry) -> BaseGeometry:
 
 def _on_grid(shape: BaseGeometry) -> BaseGeometry:
     # Adding 0 turns -0 into 0.
-    rounded = shapely.transform(shape, lambda points: np.round(points, DECIMALS) + 0.0)
-    return shapely.remove_repeated_points(rounded, 0.0)
+    return shapely.transform(shape, lambda points: np.round(points, DECIMALS) + 0.0)
