@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -181,9 +181,9 @@ def _size(count: float) -> str:
     return f"{count:.1f} GB"
 
 
-def _workers(text: str) -> int | str:
+def _workers(text: str) -> int | Literal["auto"]:
     if text == "auto":
-        return text
+        return "auto"
     try:
         return int(text)
     except ValueError:

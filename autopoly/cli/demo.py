@@ -21,13 +21,16 @@ def demo(
     from rich.console import Console
     from rich.table import Table
 
+    from autopoly.cli.progress import shown
     from autopoly.jobs import demo as job
 
-    made = job.demo(folder, checkpoint, device.value)
-    table = Table("picture", "object", "box, px", "vertices", "quality")
+    with shown(quiet=False) as progress:
+        made = job.demo(folder, checkpoint, device.value, progress)
+    table = Table("picture", "object", "box, px", "polygons", "vertices", "quality")
     for row in made.rows:
+        size = " x ".join(f"{side:.0f}" for side in row.box_size)
         quality = "" if row.quality is None else f"{row.quality:.2f}"
-        table.add_row(row.picture, row.category, " x ".join(f"{side:.0f}" for side in row.box_size), str(row.vertices or "none"), quality)
+        table.add_row(row.picture, row.category, size, str(row.parts), "has holes" if row.vertices is None else str(row.vertices), quality)
     Console().print(table)
     typer.echo(f"{len(made.rows)} boxes in {clock(made.seconds)}")
     for what, path in made.places.items():

@@ -45,7 +45,7 @@ ONLY_IN = {
     "ray": ("execute/ray_pool",),
     "jinja2": ("report/",),
     "matplotlib": ("report/",),
-    "skimage": ("jobs/demo",),
+    "skimage": ("jobs/demo_pictures",),
     "shapely": ("geometry/",),
     "contourpy": ("geometry/",),
     "pycocotools": ("geometry/raster", "metrics/average_precision"),
