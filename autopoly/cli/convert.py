@@ -138,10 +138,10 @@ def run(options: ConvertOptions, quiet: bool, dry_run: bool = False) -> Summary 
 
 def plan_lines(plan: Plan) -> list[str]:
     """Say what a run is going to do, and roughly how long it takes."""
-    place = f"{plan.workers} Ray worker{'s' * (plan.workers != 1)} on {plan.device}" if plan.workers else f"this process, on {plan.device}"
-    lines = [f"source: {plan.format}, {plan.images:,} images, {plan.boxes:,} boxes"]
+    place = f"{_count(plan.workers, 'Ray worker')} on {plan.device}" if plan.workers else f"this process, on {plan.device}"
+    lines = [f"source: {plan.format}, {_count(plan.images, 'image')}, {plan.boxes:,} boxes"]
     if plan.state != "finished":
-        cut = f"{plan.shards_left:,} of {plan.shards:,} shards to run" if plan.shards_left != plan.shards else f"{plan.shards:,} shards"
+        cut = f"{plan.shards_left:,} of {plan.shards:,} shards to run" if plan.shards_left != plan.shards else _count(plan.shards, "shard")
         begun = "going on with an unfinished run: " if plan.state == "unfinished" else ""
         lines.append(f"plan: {begun}{cut} in {place}; roughly {clock(plan.seconds)}, {_size(plan.bytes)} of results")
     return lines + [f"note: {note}" for note in plan.notes]
@@ -171,6 +171,10 @@ def clock(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
 
 
 def _size(count: float) -> str:
