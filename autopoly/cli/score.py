@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+EVERY = 5.0
+"""Seconds between plain lines of progress."""
 ROWS = (
     ("miou", "mIoU, by category"),
     ("miou_instances", "mIoU, by instance"),
@@ -56,7 +62,6 @@ def score(
     import json
 
     from rich.console import Console
-    from rich.progress import Progress
 
     from autopoly.errors import DataError
     from autopoly.jobs.score import ScoreOptions, score_tables
@@ -68,14 +73,37 @@ def score(
     *predictions, truth = paths
     options = ScoreOptions(match=match.value, per=per.value, min_side=min_side)
     console = Console()
-    with Progress(console=Console(stderr=True), transient=True, disable=quiet) as bar:
-        task = bar.add_task("instances", total=None)
-        result, _ = score_tables(predictions, truth, options, lambda done, total: bar.update(task, completed=done, total=total))
+    with _progress(quiet) as tell:
+        result, _ = score_tables(predictions, truth, options, tell)
     if json_file is not None:
         partial = json_file.with_name(json_file.name + ".partial")
         partial.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         partial.replace(json_file)
     _print(console, result)
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """Show instances done: a bar on a terminal, a plain line every few seconds elsewhere."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    if quiet:
+        yield None
+    elif sys.stderr.isatty():
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("instances", total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+    else:
+        said = time.monotonic()
+
+        def tell(done: int, total: int) -> None:
+            nonlocal said
+            if time.monotonic() - said >= EVERY:
+                said = time.monotonic()
+                typer.echo(f"{done:,} of {total:,} instances", err=True)
+
+        yield tell
 
 
 def _print(console: Console, result: dict[str, Any]) -> None:

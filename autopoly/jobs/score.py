@@ -66,7 +66,7 @@ def score_tables(
     every = int(true.counts.sum())
     for number, path in enumerate(predictions):
         step = None if progress is None else partial(_advance, progress, number * every, len(predictions) * every)
-        table = measure_dataset(open_annotations(path), true, options, step)
+        table = measure_dataset(open_annotations(path), true, options, step, str(truth))
         tables.append(table.named(str(path), str(truth), _truth_boxes(path)))
     results = [numbers(table, options) for table in tables]
     if len(results) == 1:
@@ -122,9 +122,12 @@ class _Chosen:
 
 
 def measure_dataset(
-    prediction: Dataset, truth: Dataset, options: ScoreOptions, progress: Callable[[int, int], None] | None = None
+    prediction: Dataset, truth: Dataset, options: ScoreOptions, progress: Callable[[int, int], None] | None = None, name: str = "TRUTH"
 ) -> Table:
-    """Measure every image of ``truth``; raise :class:`DataError` where no truth has a mask, or none is as large as asked."""
+    """Measure every image of ``truth``, which errors call ``name``.
+
+    Raise :class:`DataError` where no truth has a mask, or none is as large as asked.
+    """
     finder = ImageFinder(prediction)
     results: list[ImageResult] = []
     unjudged: Counter[str] = Counter()
@@ -151,9 +154,9 @@ def measure_dataset(
             progress(done, total)
     table = Table.of(results, truth.header.categories, crowd, kept, finder.unused(), dict(sorted(unjudged.items())))
     if not table.rows:
-        raise DataError("no truth has a mask to score against: give as TRUTH (the last path) a file with segmentations")
+        raise DataError(f"{name}: no instance has a mask to score against; give as TRUTH, the last path, a file with segmentations")
     if not (np.array([row.side for row in table.rows]) >= options.min_side).any():
-        raise DataError(f"no truth has a box with a shorter side of {options.min_side:g} px or more: lower --min-side")
+        raise DataError(f"{name}: no box has a shorter side of {options.min_side:g} px or more; lower --min-side")
     return table
 
 

@@ -128,6 +128,7 @@ def delta(first: Table, second: Table, before: dict[str, Any], after: dict[str, 
     keep = first.at_least(options.min_side)
     spread = delta_intervals(first.measured(keep), second.measured(keep), options.resamples, options.seed)
     names = ("miou", "miou_instances", "f_1px", "f_2px", "pass_rate", "map", "map_constant", "vertices_mean", "quality_spearman")
+    before, after = before | means(first.measured(keep)), after | means(second.measured(keep))  # not the rounded ones
     both = [(name, before[name], after[name]) for name in names]
     differences = {name: {"delta": None if a is None or b is None else b - a, "ci95": spread.get(name)} for name, a, b in both}
     pairs = [(a, b) for a, b, kept in zip(first.rows, second.rows, keep, strict=True) if kept]

@@ -71,6 +71,7 @@ def pycocotools_map(prediction: COCO, truth: COCO) -> float:
     return float(evaluator.eval["precision"].mean())
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools' own decode under numpy 2
 @pytest.mark.parametrize("seed", range(3))
 def test_every_number_against_full_image_masks_and_pycocotools(tmp_path: Path, seed: int) -> None:
     paths = write(tmp_path, seed)

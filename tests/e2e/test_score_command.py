@@ -1,0 +1,141 @@
+"""``autopoly score`` as a user meets it: the table, the JSON file, run folders, several predictions, and one line for what is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autopoly.cli import main
+from autopoly.errors import DataError
+from autopoly.jobs.options import ConvertOptions
+from autopoly.jobs.score import score_run
+from autopoly.jobs.source import Source
+
+KEYS = {"schema", "convention", "n", "missing", "miou", "miou_instances", "map", "map_constant", "pass_rate", "f_1px", "f_2px"}
+KEYS |= {"vertices_mean", "quality_spearman", "ci95", "per_category", "by_size"}
+
+
+def square(x: float, y: float, side: float) -> list[list[float]]:
+    return [[x, y, x + side, y, x + side, y + side, x, y + side]]
+
+
+def write(path: Path, shift: float, **fields: Any) -> Path:
+    """Write four images with three squares each, moved by ``shift`` px."""
+    annotations = []
+    for n in range(12):
+        side = (20, 40, 60)[n % 3]
+        common = {"id": n, "image_id": f"im{n // 3}", "category_id": n % 2 + 1, "bbox": [10, 10, side, side], "iscrowd": 0, "area": side**2}
+        annotations.append({**common, "segmentation": square(10 + shift, 10, side), **fields})
+    images = [{"id": f"im{n}", "file_name": f"{n}.png", "height": 100, "width": 120} for n in range(4)]
+    categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return path
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["autopoly", "score", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "160")
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        captured = capsys.readouterr()
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+def test_the_table_and_the_json_have_the_keys_of_the_contract(tmp_path: Path, command: Any) -> None:
+    truth, prediction = write(tmp_path / "truth.json", 0), write(tmp_path / "made.json", 4, quality=0.5)
+    code, out, _ = command(prediction, truth, "--json", tmp_path / "score.json", "--min-side", 32)
+    found = json.loads((tmp_path / "score.json").read_text())
+    assert code == 0
+    assert found.keys() >= KEYS
+    assert (found["n"], found["missing"], found["all"]["n"], found["vertices_mean"]) == (8, 0, 12, 4.0)
+    # 40 and 60 px, shifted by 4: a mean of 36/44 and 56/64 in each category.
+    assert found["miou"] == pytest.approx((36 / 44 + 56 / 64) / 2, abs=1e-6)
+    assert f"{100 * found['miou']:.2f}" in out
+    for word in ("pycocotools", "DAVIS", "box shorter side >= 32 px", "annotation id", "full image"):
+        assert word in out
+
+
+def test_a_run_folder_is_scored_by_its_annotations_and_says_when_boxes_came_from_truth(tmp_path: Path, command: Any) -> None:
+    truth, folder = write(tmp_path / "truth.json", 0), tmp_path / "run"
+    folder.mkdir()
+    write(folder / "annotations.json", 0)
+    (folder / "run.json").write_text(json.dumps({"truth_boxes": True}))
+    assert command(folder, truth, "--json", tmp_path / "score.json")[0] == 0
+    found = json.loads((tmp_path / "score.json").read_text())
+    assert (found["miou"], found["convention"]["truth_boxes"]) == (1.0, True)
+    (folder / "annotations.json").unlink()
+    code, _, err = command(folder, truth)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "finish the run" in err
+
+
+def test_several_predictions_stand_side_by_side_with_deltas(tmp_path: Path, command: Any) -> None:
+    truth = write(tmp_path / "truth.json", 0)
+    paths = [write(tmp_path / f"{shift}.json", shift) for shift in (2, 4, 0)]
+    code, out, _ = command(*paths, truth, "--json", tmp_path / "score.json")
+    found = json.loads((tmp_path / "score.json").read_text())
+    assert code == 0
+    assert [Path(one["prediction"]).name for one in found["predictions"]] == ["2.json", "4.json", "0.json"]
+    assert [one["worse"] for one in found["deltas"]] == [12, 0]
+    assert [one["better"] for one in found["deltas"]] == [0, 12]
+    low, high = found["deltas"][0]["miou"]["ci95"]
+    assert low <= found["deltas"][0]["miou"]["delta"] <= high < 0
+    assert len(found["deltas"][0]["worst"]) == 12
+    assert "4.json - first" in out
+
+
+@pytest.mark.parametrize(
+    "arguments,said",
+    [
+        (["truth.json"], "PREDICTION... TRUTH"),
+        (["nothing.json", "truth.json"], "no such file"),
+        (["truth.json", "boxes.json"], "boxes.json: no instance has a mask"),
+        (["truth.json", "truth.json", "--json", "nowhere/score.json"], "folder does not exist"),
+        (["truth.json", "truth.json", "--min-side", "5000"], "--min-side"),
+        (["truth.json", "truth.json", "--min-side", "-1"], "--min-side"),
+        (["truth.json", "truth.json", "--match", "name"], "--match"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Any, arguments: list[str], said: str
+) -> None:
+    write(tmp_path / "truth.json", 0)
+    write(tmp_path / "boxes.json", 0, segmentation=[])
+    monkeypatch.chdir(tmp_path)
+    code, out, err = command(*arguments)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert said in err
+
+
+def test_a_conversion_is_scored_over_what_it_converted(tmp_path: Path) -> None:
+    truth, staged = write(tmp_path / "truth.json", 0), tmp_path / "staged"
+    staged.mkdir()
+    shutil.copy(write(tmp_path / "made.json", 4), staged / "annotations.json")
+    source = Source(truth, "coco", tmp_path)
+    options = ConvertOptions(truth, tmp_path / "out", categories=("cat",), limit=2, mode="per-component", components_from_truth=True)
+    score_run(staged, source, options)
+    found = json.loads((staged / "score.json").read_text())
+    assert (found["n"], found["images"], found["convention"]["truth_boxes"]) == (3, 2, True)
+    assert found["categories_without_instances"] == ["dog"]
+    assert found["per_component"]["n"] == 3
+    assert str(tmp_path) not in (staged / "score.json").read_text()
+
+
+def test_a_conversion_of_boxes_alone_is_not_scored_unless_asked(tmp_path: Path) -> None:
+    boxes = write(tmp_path / "boxes.json", 0, segmentation=[])
+    shutil.copy(write(tmp_path / "made.json", 4), tmp_path / "annotations.json")
+    source = Source(boxes, "coco", tmp_path)
+    score_run(tmp_path, source, ConvertOptions(boxes, tmp_path))
+    assert not (tmp_path / "score.json").exists()
+    with pytest.raises(DataError, match="--score"):
+        score_run(tmp_path, source, ConvertOptions(boxes, tmp_path, score=True))
