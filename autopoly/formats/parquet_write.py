@@ -117,7 +117,7 @@ def _rows(record: Record, names: dict[Any, str], whole: dict[str, bool]) -> list
                 row["category"] = ""  # Or the row would stand for an image without boxes.
         if number == 0 and rest != {}:
             extra["_image"] = rest
-        row["extra"] = encode_json(extra).decode() if extra else "{}"
+        row["extra"] = encode_json(dict(sorted(extra.items()))).decode()
         for name in IDS:
             value = row.get(name)
             if value is not None:
