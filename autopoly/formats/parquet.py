@@ -39,9 +39,12 @@ ENDINGS = (
 
 
 def matches(path: Path) -> bool:
-    """Say whether a path is a ``.parquet`` file or a folder with some; never raise."""
+    """Say whether a path is a ``.parquet`` file or a folder with some; never raise.
+
+    A folder with ``annotations.json`` is COCO: the folder of a finished run has both, and a list of failures.
+    """
     if path.is_dir():
-        return any(path.glob("*.parquet"))
+        return any(path.glob("*.parquet")) and not (path / "annotations.json").is_file()
     return path.suffix.lower() in (".parquet", ".pq")
 
 
@@ -49,6 +52,8 @@ def read(path: Path, *, images: Path | None = None, bbox_format: str | None = No
     """Open Parquet annotations; raise DataError for files that are damaged, have no boxes, or lists of unequal length."""
     check_bbox_format(bbox_format)
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if path / "annotations.parquet" in files:
+        files = [path / "annotations.parquet"]  # Beside it lies what failed in a run.
     if not files:
         raise DataError(f"{path}: no .parquet files in this folder")
     return ParquetDataset(path, files, images, bbox_format)

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from autopoly import images
+from autopoly import formats, images
 from autopoly.errors import DataError
 from autopoly.formats import coco, parquet
 from autopoly.formats.parquet_write import TYPES
@@ -125,6 +125,15 @@ def test_a_folder_is_its_files_by_name(tmp_path):
         parquet.read(tmp_path)
 
 
+def test_the_folder_of_a_finished_run_is_a_source(tmp_path):
+    header, *some = converted()
+    parquet.write(header, iter(some), tmp_path / "annotations.parquet")
+    saved(tmp_path, "failures.parquet", record_id=[1], code=["x"])
+    assert formats.detect(tmp_path) == "parquet" and len(parquet.read(tmp_path).counts) == 3
+    coco.write(header, iter(some), tmp_path / "annotations.json")
+    assert formats.detect(tmp_path) == "coco"
+
+
 @pytest.mark.parametrize("column", ["category", "score"])
 def test_uneven_lists_name_the_row(tmp_path, column):
     lists = {"file_name": ["a", "b", "c"], "bbox": XYWH, "category": LABELS, "score": [[0.5, 0.5], [], [0.5]]}
@@ -197,8 +206,8 @@ def test_columns_and_types_as_promised(tmp_path):
     header, *some = converted()
     parquet.write(header, iter(some), tmp_path / "out.parquet")
     table = pq.read_table(tmp_path / "out.parquet")
-    promised = "image_id, file_name, width, height, annotation_id, category_id, category, bbox, polygons, holes, rle, area, score, mask_source, extra"
-    assert table.column_names == list(TYPES) == promised.split(", ")
+    promised = "image_id, file_name, width, height, annotation_id, category_id, category, bbox, polygons, holes, rle, area, score"
+    assert table.column_names == list(TYPES) == [*promised.split(", "), "mask_source", "extra"]
     assert all(table.schema.field(name).type == pa.int64() for name in ("image_id", "annotation_id", "category_id"))
     rows = table.to_pylist()
     assert [row["annotation_id"] for row in rows] == [1, 2, 3, 4, None, 9]
