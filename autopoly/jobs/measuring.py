@@ -167,13 +167,13 @@ def _overlapping(predictions: Sequence[Target], truths: Sequence[Target]) -> tup
 
 
 def _parts(prediction: Target, pieces: Sequence[Target]) -> tuple[list[Target], NDArray[np.int64]]:
-    """Split a prediction into its polygons or its connected components, whichever pairs better with the ``pieces`` of its truth.
+    """Split a prediction into its polygons or its connected components, whichever pairs better with the ``pieces`` of its truth; else the fewer.
 
     Polygons predicted for two components may touch; polygons of one component may have been drawn apart.
     """
     splits = [parts(prediction), components(prediction)]
     found = [_overlapping(made, pieces) for made in splits]
-    best = 0 if found[0][1] >= found[1][1] else 1
+    best = max((0, 1), key=lambda n: (found[n][1], -len(splits[n])))
     return splits[best], found[best][0]
 
 

@@ -72,10 +72,11 @@ def components(whole: Target) -> list[Target]:
 
 
 def parts(whole: Target) -> list[Target]:
-    """Split a prediction into what it was made of: one part per polygon, or the connected components of a run-length mask."""
+    """Split a prediction into what it was made of: one part per polygon that covers a pixel, or the components of a run-length mask."""
     if not whole.polygons:
         return components(whole)
-    return [_part(whole, _drawn((polygon,), whole.rle.size)[1], (polygon,)) for polygon in whole.polygons]
+    drawn = [(_drawn((polygon,), whole.rle.size)[1], polygon) for polygon in whole.polygons]
+    return [_part(whole, part, (polygon,)) for part, polygon in drawn if part.area]
 
 
 def size_of(records: Sequence[tuple[int, int] | None], instances: Sequence[Instance]) -> tuple[int, int] | None:
