@@ -167,7 +167,7 @@ def _overlapping(predictions: Sequence[Target], truths: Sequence[Target]) -> tup
 
 
 def _parts(prediction: Target, pieces: Sequence[Target]) -> tuple[list[Target], NDArray[np.int64]]:
-    """Split a prediction into its polygons or its connected components, whichever pairs better with the ``pieces`` of its truth; else the fewer.
+    """Split a prediction into its polygons or its connected components, whichever pairs better with the truth's ``pieces``; else the fewer.
 
     Polygons predicted for two components may touch; polygons of one component may have been drawn apart.
     """
