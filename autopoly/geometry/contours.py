@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from contourpy import FillType, contour_generator
 from numpy.typing import NDArray
-from shapely import MultiPolygon, buffer, distance, make_valid, union_all
+from shapely import MultiPolygon, box, buffer, distance, intersection, make_valid, union_all
 from shapely import Polygon as ShapelyPolygon
 from shapely.geometry import LineString
 from shapely.ops import nearest_points
@@ -160,7 +160,7 @@ def single_ring(polygons: Sequence[Polygon]) -> FloatArray:
 
     Bridges follow the shortest tree over the parts. Self-intersections are resolved first. Raise DataError when nothing has an area.
     """
-    rings = [polygon.exterior for polygon in polygons if len(polygon.exterior) >= 3 and np.isfinite(polygon.exterior).all()]
+    rings = [np.round(polygon.exterior, 6) for polygon in polygons if len(polygon.exterior) >= 3 and np.isfinite(polygon.exterior).all()]
     whole = union_all([buffer(make_valid(ShapelyPolygon(ring)), 0) for ring in rings])
     if not whole.area > 0:
         raise DataError("no part of the instance has an area; give its polygon at least three vertices off one line")
@@ -184,5 +184,6 @@ def _bridged(parts: MultiPolygon) -> ShapelyPolygon:
         source[reach < near] = new
         near = np.where(np.isfinite(near), np.minimum(near, reach), np.inf)
         near[new] = np.inf
-    joined = union_all([*pieces, *bridges])
+    # A bridge along the outermost edge would move the instance's extreme points, which matching relies on.
+    joined = union_all([*pieces, *intersection(bridges, box(*parts.bounds))])
     return joined if isinstance(joined, ShapelyPolygon) else max(joined.geoms, key=lambda piece: piece.area)

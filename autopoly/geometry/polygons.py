@@ -17,7 +17,7 @@ DECIMALS = 2
 
 _CELL = 10.0 ** (-2 * DECIMALS)
 _REACH = 1e6
-"""Coordinates are cut off there, px: beyond it areas overflow."""
+"""Coordinates are cut off there, px."""
 
 
 def clean(
@@ -90,14 +90,18 @@ def iou(first: Iterable[Polygon], second: Iterable[Polygon]) -> float:
 
 
 def _shape(polygon: Polygon) -> BaseGeometry | None:
-    rings = [polygon.exterior, *polygon.holes]
-    rings = [ring.clip(-_REACH, _REACH) for ring in rings if len(ring) >= 3 and np.isfinite(ring).all()]
     if len(polygon.exterior) < 3 or not np.isfinite(polygon.exterior).all():
         return None
-    shape: BaseGeometry = shapely.Polygon(rings[0], rings[1:])
+    holes = [_tame(hole) for hole in polygon.holes if len(hole) >= 3 and np.isfinite(hole).all()]
+    shape: BaseGeometry = shapely.Polygon(_tame(polygon.exterior), holes)
     if not shape.is_valid:
         shape = _mended(shape)
     return shape if shape.area > 0 else None
+
+
+def _tame(ring: FloatArray) -> FloatArray:
+    # Areas overflow with 1e200, and crossings of edges are lost between 1e-200 and 0.
+    return np.round(ring.clip(-_REACH, _REACH), 6)
 
 
 def _mended(shape: BaseGeometry) -> BaseGeometry:

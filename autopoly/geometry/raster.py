@@ -66,7 +66,13 @@ def decode(rle: Rle) -> NDArray[np.bool_]:
 
 
 def merge(rles: Sequence[Rle], intersect: bool = False) -> Rle:
-    """Give the union (or intersection) of masks of one size."""
+    """Give the union (or intersection) of one or more masks of one size. Raise DataError for none, or where sizes differ."""
+    sizes = {rle.size for rle in rles}
+    if len(sizes) != 1:
+        # pycocotools would give an empty mask of size 0.
+        raise DataError(
+            f"only masks of one size can be merged, got sizes (height, width) {sorted(sizes)}; check the image sizes in the source"
+        )
     return _rle(coco.merge([_object(rle) for rle in rles], intersect=intersect))
 
 
