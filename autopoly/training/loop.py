@@ -31,6 +31,9 @@ from autopoly.training.losses import LossConfig, Targets, total
 from autopoly.training.samples import Samples
 from autopoly.types import Polygon
 
+TELL_EVERY = 50
+"""Steps between reports."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
@@ -79,7 +82,7 @@ class Report:
 
 
 class _Stream(TorchDataset[dict[str, Tensor]]):
-    """Batch number -> batch. The crop side is a file-backed array, so that the schedule reaches the loader process."""
+    """Batch number -> batch. The crop side is shared memory, so that a schedule by minutes reaches the loader process."""
 
     def __init__(self, samples: Samples, network: SiamAnno, config: TrainConfig, start: int) -> None:
         self.samples, self.config, self.start = samples, config, start
@@ -90,7 +93,9 @@ class _Stream(TorchDataset[dict[str, Tensor]]):
         return 2**31
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
-        step, side = self.start + number, int(self.side.item())
+        step = self.start + number
+        # By minutes the side follows the clock, hence is told; by steps it follows from the step, and a resumed run sees the same batches.
+        side = int(self.side.item()) if self.config.minutes is not None else _side(self.config, step / self.config.steps)
         indices = self.samples.draw(self.config.seed, step, self.config.batch)
         made = [
             self.samples.sample(
@@ -120,7 +125,15 @@ def train(
     if resume:
         state.load(folder)
     stream = _Stream(samples, network, config, state.step)
-    loader = DataLoader(stream, batch_size=None, shuffle=False, num_workers=config.loaders, prefetch_factor=6, worker_init_fn=_one_thread)
+    loader = DataLoader(
+        stream,
+        batch_size=None,
+        shuffle=False,
+        num_workers=config.loaders,
+        prefetch_factor=6,
+        worker_init_fn=_one_thread,
+        multiprocessing_context="spawn",  # a forked child would inherit thread pools without their threads
+    )
     begun = time.monotonic() - state.seconds
     saved = validated = time.monotonic()
     running: dict[str, float] = {}
@@ -134,7 +147,7 @@ def train(
         numbers = _step(network, average, state, batch, config, device)
         for key, value in numbers.items():
             running[key] = value if key not in running else running[key] + 0.02 * (value - running[key])
-        if state.step % 50 == 0:
+        if state.step % TELL_EVERY == 0:
             tell(Report(state.step, progress, state.seconds, batch["pixels"].shape[1], dict(running)))
         now = time.monotonic()
         if now - validated > config.validate_every:

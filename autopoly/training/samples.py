@@ -182,6 +182,7 @@ class Samples:
     """The cache, by index. Opening it reads nothing but a table."""
 
     def __init__(self, folder: Path, config: CacheConfig, weights: Sequence[float]) -> None:
+        self._opened = (folder, config, tuple(weights))
         self.config = config
         self.table = np.load(folder / "table.npy")
         self.names: list[str] = json.loads((folder / "index.json").read_text())["names"]
@@ -198,6 +199,10 @@ class Samples:
         share = np.sqrt(sizes) * np.asarray(weights)
         share /= share.sum()
         self.probability = share[source] / np.maximum(sizes[source], 1)
+
+    def __reduce__(self) -> tuple[type[Samples], tuple[Path, CacheConfig, tuple[float, ...]]]:
+        # A loader process opens the cache itself; the arrays would travel as gigabytes.
+        return Samples, self._opened
 
     def draw(self, seed: int, step: int, count: int) -> NDArray[np.int64]:
         """Draw the samples of one step, a function of (seed, step) alone, so that a resumed run sees what an undisturbed one sees."""

@@ -1,0 +1,125 @@
+"""The predictor: batches, bad input, refinement. A small network with fixed random weights stands in for a trained one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import shapely
+import torch
+
+from autopoly import predict
+from autopoly.config import NetworkConfig
+from autopoly.errors import DataError
+from autopoly.geometry.polygons import to_shapely
+from autopoly.network.siamanno import SiamAnno
+
+SMALL = NetworkConfig(crop_side=64, width16=48, blocks16=1, width8=16, width4=16, head_width=16, vertices=32)
+
+
+@pytest.fixture(scope="module")
+def annotator() -> predict.Annotator:
+    torch.manual_seed(0)
+    return predict.Annotator(SiamAnno(SMALL), "cpu")
+
+
+@pytest.fixture(scope="module")
+def photo() -> np.ndarray:
+    from skimage import data
+
+    return np.asarray(data.chelsea())
+
+
+def _boxes(count: int, size: tuple[int, int]) -> np.ndarray:
+    rng = np.random.default_rng(count)
+    corner = rng.uniform(-20, (size[1] - 40, size[0] - 40), (count, 2))
+    return np.concatenate([corner, corner + rng.uniform(25, 200, (count, 2))], axis=1)
+
+
+def test_polygons_are_valid_and_inside(annotator: predict.Annotator, photo: np.ndarray) -> None:
+    boxes = _boxes(40, photo.shape[:2])
+    (found,) = annotator.predict([(photo, boxes)])
+    assert len(found) == 40
+    frame = shapely.box(0, 0, photo.shape[1], photo.shape[0])
+    for one in found:
+        assert 0 <= one.quality <= 1
+        for polygon in one.polygons:
+            shape = to_shapely(polygon)
+            assert shape.is_valid
+            assert frame.contains(shape) or frame.covers(shape)
+
+
+def test_batches_across_images_change_nothing(annotator: predict.Annotator, photo: np.ndarray) -> None:
+    boxes = _boxes(45, photo.shape[:2])
+    together = annotator.predict([(photo, boxes[:5]), (photo[:, ::-1].copy(), boxes[5:6]), (photo, boxes[6:])])
+    alone = [
+        annotator.predict([(image, part)])[0]
+        for image, part in [(photo, boxes[:5]), (photo[:, ::-1].copy(), boxes[5:6]), (photo, boxes[6:])]
+    ]
+    for a, b in zip(together, alone, strict=True):
+        for one, other in zip(a, b, strict=True):
+            assert one.quality == other.quality
+            for p, q in zip(one.polygons, other.polygons, strict=True):
+                np.testing.assert_array_equal(p.exterior, q.exterior)
+
+
+def test_threads_change_nothing(annotator: predict.Annotator, photo: np.ndarray) -> None:
+    boxes, before = _boxes(20, photo.shape[:2]), torch.get_num_threads()
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        found.append(annotator.contours(photo, boxes)[0])
+    torch.set_num_threads(before)
+    np.testing.assert_array_equal(found[0], found[1])
+
+
+def test_three_lines_of_python(annotator: predict.Annotator, photo: np.ndarray) -> None:
+    boxes = _boxes(3, photo.shape[:2])
+    polygons, quality = annotator.polygons(photo, boxes)
+    assert [len(polygons), quality.shape] == [3, (3,)]
+    contours, sure = annotator.contours(photo, boxes)
+    assert contours.shape == (3, 32, 2)
+    assert sure.shape == (3,)
+    held = np.zeros(32, dtype=bool)
+    held[[2, 9]] = True
+    moved = contours[0].copy()
+    moved[held] += 5
+    refined = annotator.refine(photo, boxes[0], moved, fixed=held)
+    np.testing.assert_array_equal(refined[held], moved[held])
+    assert (refined[~held] != contours[0][~held]).any()
+
+
+def test_no_box_is_no_polygon(annotator: predict.Annotator, photo: np.ndarray) -> None:
+    polygons, quality = annotator.polygons(photo, [])
+    assert polygons == []
+    assert quality.shape == (0,)
+    assert annotator.contours(photo, [])[0].shape == (0, 32, 2)
+    assert annotator.predict([]) == []
+
+
+@pytest.mark.parametrize(
+    ("image", "boxes", "said"),
+    [
+        (np.zeros((9, 9), np.uint8), [[0, 0, 5, 5]], r"expected \(height, width, 3\) uint8"),
+        (np.zeros((9, 9, 3), np.float32), [[0, 0, 5, 5]], r"expected \(height, width, 3\) uint8"),
+        (np.zeros((9, 9, 3), np.uint8), [[0, 0, 5, 5], [5, 5, 5, 9]], "box 1: "),
+        (np.zeros((9, 9, 3), np.uint8), [[0, 0, float("nan"), 5]], "box 0: "),
+        (np.zeros((9, 9, 3), np.uint8), [[20, 20, 30, 30]], "outside"),
+    ],
+)
+def test_input_that_cannot_be_used_is_one_line(
+    annotator: predict.Annotator, image: np.ndarray, boxes: list[list[float]], said: str
+) -> None:
+    with pytest.raises(DataError, match=said):
+        annotator.polygons(image, boxes)
+
+
+def test_refine_wants_the_network_s_vertices(annotator: predict.Annotator, photo: np.ndarray) -> None:
+    with pytest.raises(DataError, match=r"this network has \(32, 2\)"):
+        annotator.refine(photo, [10, 10, 50, 50], np.zeros((8, 2)), np.zeros(8, bool))
+
+
+def test_a_device_that_is_not_there_is_one_line() -> None:
+    if torch.backends.mps.is_available():
+        pytest.skip("this machine has one")
+    with pytest.raises(DataError, match="'mps' is not available"):
+        predict.choose_device("mps")

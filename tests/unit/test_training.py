@@ -1,0 +1,253 @@
+"""Training: targets, losses by formula, augmentation that keeps pixels and points together, a loop that learns and resumes exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from autopoly.config import NetworkConfig
+from autopoly.errors import CheckpointError, DataError, RecipeError, RunError
+from autopoly.formats import coco
+from autopoly.geometry import raster
+from autopoly.jobs import train as job
+from autopoly.network import checkpoint
+from autopoly.network.siamanno import Output, SiamAnno, box_contour
+from autopoly.training import augment, loop, losses
+from autopoly.training.samples import CacheConfig, Samples, Source, cached, held_out
+from autopoly.types import Polygon
+
+SMALL = NetworkConfig(crop_side=64, width16=48, blocks16=1, width8=16, width4=16, head_width=16, vertices=32)
+CACHE = CacheConfig(side=96, mask_side=48, ring=64, smallest_side=4)
+
+
+@pytest.fixture(scope="module")
+def ellipses(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a dataset of bright ellipses on dark noise, some in two parts; truth is known in closed form."""
+    folder = tmp_path_factory.mktemp("data") / "ellipses"
+    (folder / "images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    images, annotations = [], []
+    for number in range(40):
+        picture = rng.integers(0, 60, (120, 160, 3), dtype=np.uint8)
+        centre, radii = rng.uniform((40, 40), (120, 80)), rng.uniform(14, 36, 2)
+        angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+        rings = [centre + np.stack([np.cos(angle), np.sin(angle)], 1) * radii]
+        if number % 5 == 0:
+            rings = [rings[0][(rings[0] - centre)[:, 0] * sign > 4] for sign in (1, -1)]
+        for ring in rings:
+            cv2.fillPoly(picture, [np.round((ring - 0.5) * 16).astype(np.int32)], (230, 200, 60), shift=4)
+        points = np.concatenate(rings)
+        low, high = points.min(0), points.max(0)
+        annotations.append(
+            {
+                "id": number + 1,
+                "image_id": number,
+                "category_id": 1,
+                "bbox": [*low.tolist(), *(high - low).tolist()],
+                "segmentation": [ring.reshape(-1).tolist() for ring in rings],
+                "iscrowd": 0,
+                "area": 1.0,
+            }
+        )
+        cv2.imwrite(str(folder / "images" / f"{number}.png"), picture[..., ::-1])
+        images.append({"id": number, "file_name": f"{number}.png", "height": 120, "width": 160})
+    data = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "ellipse"}]}
+    (folder / "annotations.json").write_text(json.dumps(data))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def samples(ellipses: Path, tmp_path_factory: pytest.TempPathFactory) -> Samples:
+    source = Source("ellipses", coco.read(ellipses))
+    return cached([source], tmp_path_factory.mktemp("cache"), CACHE, share=0.2)
+
+
+def test_every_instance_and_every_part_is_a_sample(samples: Samples) -> None:
+    whole, parts = samples.table["whole"].sum(), (~samples.table["whole"]).sum()
+    assert whole == 40
+    assert parts == 16  # eight instances in two parts
+    assert 0 < len(samples.validation) < len(samples.train)
+
+
+def test_cache_is_opened_again_only_for_the_same_sources(ellipses: Path, tmp_path: Path) -> None:
+    source = Source("ellipses", coco.read(ellipses))
+    cached([source], tmp_path, CACHE)
+    stamp = (tmp_path / "pixels.u8").stat().st_mtime_ns
+    cached([source], tmp_path, CACHE)
+    assert (tmp_path / "pixels.u8").stat().st_mtime_ns == stamp
+    cached([source], tmp_path, dataclasses.replace(CACHE, side=64))
+    assert (tmp_path / "pixels.u8").stat().st_mtime_ns != stamp
+
+
+def test_images_are_held_out_by_their_name_alone() -> None:
+    share = np.mean([held_out("a", f"{i}.jpg", 0.25) for i in range(4000)])
+    assert share == pytest.approx(0.25, abs=0.03)
+
+
+@pytest.mark.parametrize("slot", range(12))
+def test_contour_mask_and_pixels_stay_together(samples: Samples, slot: int) -> None:
+    whole = np.flatnonzero(samples.table["whole"])
+    config = augment.AugmentConfig(jpeg=0, noise=0, invert=0, grey=0, quarter_turn=1)
+    made = samples.sample(int(whole[slot * 3]), 64, 1.4, 32, np.random.default_rng(slot), config)
+    filled = raster.fill((Polygon(made.contour.astype(np.float64) / 2),), (32, 32))
+    truth = made.mask > 127
+    assert (filled & truth).sum() / (filled | truth).sum() > 0.85
+    bright = made.pixels.astype(int).sum(2)
+    inside = cv2.resize(made.mask, (64, 64)) > 250
+    assert bright[inside].mean() > bright[cv2.resize(made.mask, (64, 64)) < 5].mean() + 100
+
+
+def test_without_randomness_a_sample_is_the_box_itself(samples: Samples) -> None:
+    made = samples.sample(int(samples.validation[0]), 64, 1.4, 32, None, augment.AugmentConfig())
+    low, high = made.contour.min(0), made.contour.max(0)
+    half = 64 / 2.8
+    np.testing.assert_allclose(low, 32 - half, atol=2.5)
+    np.testing.assert_allclose(high, 32 + half, atol=2.5)
+    assert not made.held.any()
+
+
+def test_draws_depend_on_seed_and_step_alone(samples: Samples) -> None:
+    np.testing.assert_array_equal(samples.draw(1, 7, 32), samples.draw(1, 7, 32))
+    assert not np.array_equal(samples.draw(1, 7, 32), samples.draw(1, 8, 32))
+    assert set(samples.draw(0, 0, 500)) <= set(samples.train)
+
+
+def test_turning_points_turns_what_turning_pixels_turns() -> None:
+    for turns in range(4):
+        for flip in (False, True):
+            placement = augment.Placement(np.array([0.0, 0.0, 1.0, 1.0]), flip, turns)
+            picture = np.zeros((20, 20), dtype=np.uint8)
+            picture[3, 14] = 255
+            turned = augment.turn_pixels(picture, placement)
+            row, column = np.argwhere(turned)[0]
+            np.testing.assert_allclose(augment.turn_points(np.array([[14.5, 3.5]]), placement, 20)[0], [column + 0.5, row + 0.5])
+
+
+def test_vertex_loss_is_equation_four() -> None:
+    contour, target = torch.tensor([[[10.0, 0.0], [0.0, 50.0]]]), torch.tensor([[[0.0, 0.0], [0.0, 49.9]]])
+    side, beta = 100.0, 0.02
+    naive = np.mean([0.1 - beta / 2, 0, 0, 0.5 * 0.001**2 / beta])
+    free = torch.zeros(1, 2, dtype=torch.bool)
+    assert float(losses.vertex_loss(contour, target, free, side, beta)) == pytest.approx(naive, rel=1e-4)
+    held = torch.tensor([[True, False]])
+    assert float(losses.vertex_loss(contour, target, held, side, beta)) == pytest.approx(0.5 * 0.001**2 / beta / 2, rel=1e-2)
+
+
+def test_dice_is_zero_for_a_perfect_map_and_one_for_a_disjoint_one() -> None:
+    target = torch.zeros(1, 1, 64, 64)
+    target[..., :32] = 1
+    assert float(losses.dice(target * 60 - 30, target)) == pytest.approx(0, abs=1e-6)
+    assert float(losses.dice((1 - target) * 60 - 30, target)) == pytest.approx(1, abs=1e-3)
+
+
+def test_boundary_is_where_coverage_changes() -> None:
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., 2:6, 2:6] = 1
+    boundary = losses.boundary_of(mask)[0, 0]
+    assert float(boundary[3, 2]) == float(boundary[3, 1]) == 1
+    assert float(boundary[0, 0]) == 0
+
+
+def test_true_iou_of_a_square_contour_by_formula() -> None:
+    side = 64
+    contour = box_contour(side, 2.0, 32)  # the central 32 x 32 of 64
+    mask = torch.zeros(1, side // 2, side // 2)
+    mask[:, 8:24, 8:16] = 1  # its left half, at S/2
+    logits = torch.full((1, 1, side // 4, side // 4), -9.0)
+    logits[..., 4:12, 4:12] = 9.0
+    output = Output((contour,), logits, logits, torch.zeros(1, 2))
+    targets = losses.Targets(contour, mask, torch.zeros(1, 32, dtype=torch.bool), 32.0)
+    np.testing.assert_allclose(loop.true_iou(output, targets).numpy(), [[0.5, 0.5]], atol=0.03)
+
+
+@pytest.fixture(scope="module")
+def config() -> loop.TrainConfig:
+    return loop.TrainConfig(steps=6, batch=4, sides=((0.0, 32), (0.5, 64)), warmup=2, save_every=0.0, ema=0.5)
+
+
+def _network() -> SiamAnno:
+    torch.manual_seed(0)
+    return SiamAnno(SMALL)
+
+
+def _weights(network: SiamAnno) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in network.parameters()])
+
+
+def test_stopped_and_resumed_is_the_same_as_undisturbed(samples: Samples, config: loop.TrainConfig, tmp_path: Path) -> None:
+    once = loop.train(_network(), samples, tmp_path / "once", config, "cpu", False, lambda report: None)
+
+    class StopError(Exception):
+        pass
+
+    def stop(report: loop.Report) -> None:
+        raise StopError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "TELL_EVERY", 3)
+        with pytest.raises(StopError):
+            loop.train(_network(), samples, tmp_path / "twice", config, "cpu", False, stop)
+    again = loop.train(_network(), samples, tmp_path / "twice", config, "cpu", True, lambda report: None)
+    torch.testing.assert_close(_weights(again), _weights(once), rtol=0, atol=0)
+
+
+def test_state_of_another_network_is_refused(samples: Samples, config: loop.TrainConfig, tmp_path: Path) -> None:
+    short = dataclasses.replace(config, steps=1)
+    loop.train(_network(), samples, tmp_path, short, "cpu", False, lambda report: None)
+    other = SiamAnno(dataclasses.replace(SMALL, width4=24))
+    with pytest.raises(CheckpointError, match="state of another network"):
+        loop.train(other, samples, tmp_path, short, "cpu", True, lambda report: None)
+
+
+@pytest.mark.slow
+def test_the_loop_learns_ellipses(samples: Samples, tmp_path: Path) -> None:
+    config = loop.TrainConfig(steps=150, batch=16, sides=((0.0, 64),), warmup=10, save_every=1e9, ema=0.95)
+    torch.manual_seed(0)
+    network = SiamAnno(SMALL, pretrained=True)
+    before = loop.validate(network, samples, config, "cpu")
+    after = loop.validate(loop.train(network, samples, tmp_path, config, "cpu", False, lambda report: None), samples, config, "cpu")
+    assert after["val_contour"] > before["val_contour"] + 0.03
+    assert after["val_mask"] > 0.85
+
+
+def test_train_job_leaves_a_checkpoint_that_predicts(ellipses: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from autopoly import predict
+
+    told: list[loop.Report] = []
+    monkeypatch.setattr(job, "NetworkConfig", lambda: SMALL)
+    options = job.TrainOptions(train=((ellipses, 1.0),), out=tmp_path / "out", epochs=0.3, device="cpu")
+    folder = job.run(options, told.append)
+    assert told[-1].progress == 1.0
+    assert json.loads((folder / "config.json").read_text())["about"]["trained_on"]["ellipses"] > 30
+    annotator = predict.load(folder, device="cpu")
+    polygons, quality = annotator.polygons(np.zeros((100, 100, 3), np.uint8), [[10, 10, 60, 60]])
+    assert len(polygons) == len(quality) == 1
+    assert checkpoint.resolve(folder) == folder
+    with pytest.raises(RunError, match="--resume"):
+        job.run(options, told.append)
+
+
+def test_a_dataset_without_masks_is_one_line(ellipses: Path, tmp_path: Path) -> None:
+    data = json.loads((ellipses / "annotations.json").read_text())
+    for annotation in data["annotations"]:
+        annotation["segmentation"] = []
+    (tmp_path / "annotations.json").write_text(json.dumps(data))
+    (tmp_path / "images").symlink_to(ellipses / "images")
+    with pytest.raises(DataError, match="no instance has a mask"):
+        cached([Source("bare", coco.read(tmp_path))], tmp_path / "cache", CACHE)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"train": ()}, "--train"), ({"epochs": 0.0}, "--epochs"), ({"minutes": -1.0}, "--minutes"), ({"workers": 0}, "--workers")],
+)
+def test_options_out_of_range_are_one_line(change: dict[str, object], said: str) -> None:
+    options = dataclasses.replace(job.TrainOptions(train=((Path("a"), 1.0),), out=Path("b")), **change)
+    with pytest.raises(RecipeError, match=said):
+        options.check()
