@@ -1,4 +1,3 @@
-# ruff: noqa: T201
 """Measure how fast ``autopoly score`` is, with all its numbers, against plain pycocotools IoU of the same pairs in the same run.
 
     python benchmarks/score.py [INSTANCES] [HEIGHTxWIDTH]

@@ -1,9 +1,9 @@
 """The layer table of the architecture, held by reading every import; the size and names of files; what the command line may load."""
 
 import ast
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -182,11 +182,13 @@ def test_help_loads_neither_torch_nor_ray_nor_cv2(arguments):
 
 
 def test_help_comes_at_once():
+    # Processor time, the best of several: a machine that is busy with other things does not count.
     seconds = []
     for _ in range(6):
-        started = time.monotonic()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-m", "autopoly", "--help"], capture_output=True, timeout=60, check=True)
-        seconds.append(time.monotonic() - started)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         if seconds[-1] < 0.5:
             break
     assert min(seconds) < 0.5, "slower than a person notices: which import at the top of a module of the command line is new?"
