@@ -2,7 +2,7 @@
 
     python benchmarks/checkpoint.py FOLDER_OF_DATASETS [--checkpoint C] [--only NAME]... [--jitter 0.05] [--json FILE]
 
-Every dataset is a folder in COCO form below FOLDER_OF_DATASETS. The population are instances whose box has a shorter side of at least 32 px,
+Every dataset is a folder in COCO form. The population are instances whose box has a shorter side of at least 32 px,
 the mean over all instances stands beside it; masks at full image resolution; boxes as given, or each side moved by a normal error of JITTER
 box sides. The instances of coco-complete and coco-people are pooled where both are there.
 """

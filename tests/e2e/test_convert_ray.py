@@ -15,7 +15,6 @@ import pytest
 
 from autopoly.jobs.convert import ConvertOptions, convert
 
-pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 DRIVE = """
 import json, sys, inscribed
@@ -72,6 +71,7 @@ def assert_only_these_are_lost(out, whole, guilty):
         assert one == before[one["id"]] or (one["segmentation"] == [] and one["image_id"] - 100 in guilty)
 
 
+@pytest.mark.slow
 def test_a_picture_that_kills_its_worker_costs_that_picture_alone(ray_session, made, whole, tmp_path):
     pixel = corner(made, 9)
     guilty = [number for number in range(120) if corner(made, number) == pixel and number % 7]
@@ -80,6 +80,7 @@ def test_a_picture_that_kills_its_worker_costs_that_picture_alone(ray_session, m
     assert_only_these_are_lost(tmp_path / "out", whole["annotations.json"], guilty)
 
 
+@pytest.mark.slow
 def test_a_small_run_that_died_in_process_goes_on_under_ray(ray_session, tmp_path):
     made = inscribed.make_dataset(tmp_path / "data")
     run(made, tmp_path / "whole", 0)
@@ -131,7 +132,7 @@ def survivors(mark, patience=20.0, but=()):
         time.sleep(0.3)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_a_killed_driver_loses_nothing(ray_session, made, whole, tmp_path, workers):
     driver, mark = start(made, tmp_path / "out", workers, 0.2)
     driver.kill()
@@ -147,6 +148,7 @@ def test_a_killed_driver_loses_nothing(ray_session, made, whole, tmp_path, worke
     assert survivors(mark, but=("Agent",)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_driver_that_is_asked_to_stop_leaves_no_process_behind(made, tmp_path, how):
     driver, mark = start(made, tmp_path / "out", 2, 0.3)
