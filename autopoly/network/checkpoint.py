@@ -12,7 +12,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-import autopoly
 from autopoly.config import NetworkConfig
 from autopoly.errors import CheckpointError
 from autopoly.network.siamanno import SiamAnno
@@ -23,7 +22,7 @@ FORMAT = 1
 
 def root() -> Path:
     """Give the folder of the shipped checkpoints: beside the package in a checkout, inside it in an installed wheel."""
-    package = Path(autopoly.__file__).parent
+    package = Path(__file__).parents[1]
     inside = package / "_data" / "checkpoints"
     return inside if inside.is_dir() else package.parent / "checkpoints"
 
