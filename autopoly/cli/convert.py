@@ -48,7 +48,8 @@ def convert(
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The run folder: results, failures, report.", show_default=False)],
     from_format: Annotated[
-        str | None, typer.Option("--from", metavar="FORMAT", help="coco, kitti or parquet; detected where not given, and said.")
+        str | None,
+        typer.Option("--from", metavar="FORMAT", help="coco, kitti, parquet, cityscapes ...; detected where not given, and said."),
     ] = None,
     images: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the pictures are, if not beside the annotations.")] = None,
     to: Annotated[list[str] | None, typer.Option(metavar="FORMAT", help="coco or parquet, repeatable.  [default: coco]")] = None,

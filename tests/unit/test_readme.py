@@ -11,6 +11,7 @@ import autopoly
 from autopoly.cli import app
 from autopoly.formats import FORMATS
 from autopoly.formats.parquet_write import TYPES
+from autopoly.jobs.run_folder import ANNOTATIONS
 
 README = Path(__file__).parents[2] / "README.md"
 TEXT = README.read_text()
@@ -49,8 +50,9 @@ def test_its_tables_match_the_formats():
     section = TEXT.split("Columns of `annotations.parquet`")[1].split("\n## ")[0]
     columns = re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in section.splitlines() if line.startswith("| `")))
     assert columns == list(TYPES)
-    formats = re.findall(r"^\| (\w+) \| .*\| (?:yes|no)\b", TEXT.split("## Formats")[1], re.MULTILINE)
-    assert [name.lower() for name in formats] == list(FORMATS)
+    formats = re.findall(r"^\| `(\w+)` \| .* \| (yes|no) \|", TEXT.split("## Formats")[1].split("Columns of")[0], re.MULTILINE)
+    assert [name for name, _ in formats] == list(FORMATS)
+    assert {name for name, written in formats if written == "yes"} == set(ANNOTATIONS)
 
 
 def test_its_versions_are_those_of_the_lock():
