@@ -53,6 +53,10 @@ class Per(StrEnum):
 def score(
     paths: Annotated[list[Path], typer.Argument(metavar="PREDICTION... TRUTH", help="Files or run folders to score, then the truth.")],
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write every number here.")] = None,
+    html_file: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a report with pictures: one file.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the pictures of --html are (default: beside the truth).")
+    ] = None,
     match: Annotated[Match, typer.Option(help="Pair by annotation id, or by overlap for another tool's file.")] = Match.ID,
     min_side: Annotated[float, typer.Option(min=0, metavar="PX", help="Only instances whose box has a shorter side of PX or more.")] = 0.0,
     per: Annotated[Per, typer.Option(help="Score whole instances, or their connected components.")] = Per.INSTANCE,
@@ -65,20 +69,26 @@ def score(
 
     from autopoly.errors import DataError
     from autopoly.jobs.score import ScoreOptions, score_tables
+    from autopoly.report import report_files
 
     if len(paths) < 2:
         raise DataError(f"{paths[0]}: score needs a prediction and the truth: autopoly score PREDICTION... TRUTH")
-    if json_file is not None and not json_file.resolve().parent.is_dir():
-        raise DataError(f"{json_file}: its folder does not exist; make it, or give --json another place")
+    for file, option in ((json_file, "--json"), (html_file, "--html")):
+        if file is not None and not file.resolve().parent.is_dir():
+            raise DataError(f"{file}: its folder does not exist; make it, or give {option} another place")
+    if images is not None and not images.is_dir():
+        raise DataError(f"{images}: no such folder of pictures; check --images")
     *predictions, truth = paths
     options = ScoreOptions(match=match.value, per=per.value, min_side=min_side)
     console = Console()
     with _progress(quiet) as tell:
-        result, _ = score_tables(predictions, truth, options, tell)
+        result, tables = score_tables(predictions, truth, options, tell)
     if json_file is not None:
         partial = json_file.with_name(json_file.name + ".partial")
         partial.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         partial.replace(json_file)
+    if html_file is not None:
+        report_files(html_file, result, tables[0], predictions[0], truth, images)
     _print(console, result)
 
 

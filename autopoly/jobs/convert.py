@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import importlib.metadata
 import platform
 import time
@@ -19,9 +18,11 @@ from autopoly.execute.shards import Outcome, Shard
 from autopoly.jobs import merge, part_rows, placement, run_folder
 from autopoly.jobs.options import ConvertOptions, Plan, Progress, Summary, as_json
 from autopoly.jobs.preparation import Setup, isolated, notes_of, set_up, shards_to_run, version
+from autopoly.jobs.score import score_run
 from autopoly.jobs.source import Source
 from autopoly.jobs.work import Network, Work
 from autopoly.jobs.worker import make_worker
+from autopoly.report import report_run
 from autopoly.types import Dataset
 
 __all__ = ["ConvertOptions", "Plan", "Progress", "Summary", "convert", "plan"]
@@ -131,9 +132,8 @@ def _finish(options: ConvertOptions, setup: Setup, state: run_folder.State, boxe
         stream = merge.records(whole, tally if index == 0 else None)
         formats.FORMATS[name].write(setup.dataset.header, stream, staged / run_folder.ANNOTATIONS[name])
     failed = part_rows.write_failures(merge.failures(whole), staged / run_folder.FAILURES)
-    if options.score is not False:
-        _call_where_offered("autopoly.jobs.score", "score_run", staged, setup.source, options)
-    _call_where_offered("autopoly.report", "report_run", staged, setup.source, options)
+    scored = score_run(staged, setup.source, options) if options.score is not False else None
+    report_run(staged, setup.dataset, options, setup.inputs, scored)
     seconds = time.monotonic() - started
     extra = ["images"] if options.write_images and (options.out / "images").is_dir() else []
     run = {
@@ -168,18 +168,6 @@ def _result(out: Path, setup: Setup) -> Dataset:
 def _summary(out: Path, run: Mapping[str, Any], already: bool = False) -> Summary:
     chosen = {field.name: run[field.name] for field in dataclasses.fields(Summary) if field.name in run}
     return Summary(**{**chosen, "folder": out, "outputs": tuple(run["outputs"]), "notes": tuple(run["notes"]), "already": already})
-
-
-def _call_where_offered(module: str, function: str, *arguments: object) -> None:
-    """Call what another room offers for a finished result: it writes its file beside the staged ones."""
-    try:
-        offered = getattr(importlib.import_module(module), function, None)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        return
-    if offered is not None:
-        offered(*arguments)
 
 
 def _installed(name: str) -> str | None:

@@ -60,6 +60,10 @@ class Row(NamedTuple):
     rings: int
     vertices: int
     missing: str | None
+    truth_at: int = -1
+    """The truth's :attr:`Instance.ordinal`: where a report finds it again."""
+    predicted_at: int = -1
+    """The prediction's; -1 for none."""
 
 
 class ImageResult(NamedTuple):
@@ -156,6 +160,8 @@ def _row(number: int, image: Record, truth: Target, prediction: Target | None, r
         rings=len(rings),
         vertices=sum(map(len, rings)),
         missing=None if prediction is not None else reason,
+        truth_at=truth.instance.ordinal,
+        predicted_at=prediction.instance.ordinal if prediction is not None else -1,
     )
 
 

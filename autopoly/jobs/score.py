@@ -42,7 +42,7 @@ from autopoly.jobs.scoreboard import SCHEMA, Table, delta, numbers
 from autopoly.jobs.source import Source, category_ids, choose, locate
 from autopoly.types import Dataset, Header, Id, Record
 
-__all__ = ["ScoreOptions", "measure_dataset", "open_annotations", "score", "score_datasets", "score_run", "score_tables"]
+__all__ = ["Chosen", "ScoreOptions", "measure_dataset", "open_annotations", "score", "score_datasets", "score_run", "score_tables"]
 
 
 def score(
@@ -85,29 +85,30 @@ def score_datasets(
     return numbers(table, options), table
 
 
-def score_run(staged: Path, source: Source, options: ConvertOptions) -> None:
+def score_run(staged: Path, source: Source, options: ConvertOptions) -> tuple[dict[str, Any], Table] | None:
     """Write ``score.json`` beside the ``staged`` result of a conversion: its polygons against the masks of its source.
 
-    Truths are those that were converted.
-    Without masks in the source nothing is written, unless the user asked for a score: then :class:`DataError`. A run per component is
-    scored per instance, and per component under the key ``per_component``.
+    Give the numbers and the per-instance table. Truths are those that were converted. Without masks in the source nothing is written and
+    None given, unless the user asked for a score: then :class:`DataError`. A run per component is scored per instance, and per component
+    under the key ``per_component``.
     """
     opened = source.open()
-    truth = _Chosen(opened, category_ids(opened.header, options.categories), options.limit)
+    truth = Chosen(opened, category_ids(opened.header, options.categories), options.limit)
     if not any(one.mask and not one.crowd for at in range(len(truth.counts)) for one in truth.record(at).instances):
         if options.score:
             raise DataError(f"{source.path}: --score needs masks in the source, and it has none; leave --score out")
-        return
+        return None
     name = next(name for name in options.to if (staged / run_folder.ANNOTATIONS[name]).exists())
     made = Source(staged / run_folder.ANNOTATIONS[name], name, Path(opened.image_root)).open()
     names = (run_folder.ANNOTATIONS[name], source.path.name)
-    result, _ = score_datasets(made, truth, ScoreOptions(), options.components_from_truth, names)
+    result, table = score_datasets(made, truth, ScoreOptions(), options.components_from_truth, names)
     if options.mode == "per-component":
         result["per_component"], _ = score_datasets(made, truth, ScoreOptions(per="component"), options.components_from_truth, names)
     (staged / "score.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return result, table
 
 
-class _Chosen:
+class Chosen:
     """The part of a dataset that a run converts: some categories, the first images."""
 
     def __init__(self, dataset: Dataset, categories: frozenset[Id] | None, limit: int | None) -> None:
@@ -160,8 +161,11 @@ def measure_dataset(
     return table
 
 
-def open_annotations(path: Path) -> Dataset:
-    """Open a file in any known format, or the annotations of a run folder; raise :class:`DataError` where there is nothing to read."""
+def open_annotations(path: Path, images: Path | None = None) -> Dataset:
+    """Open a file in any known format, or the annotations of a run folder, with its pictures in ``images`` (None: beside it).
+
+    Raise :class:`DataError` where there is nothing to read.
+    """
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     if (path / "run.json").exists():
@@ -169,7 +173,7 @@ def open_annotations(path: Path) -> Dataset:
         if not written:
             raise DataError(f"{path}: a run folder without annotations; finish the run first (give its convert command again)")
         path = written[0]
-    return locate(path, None, None, None).open()
+    return locate(path, None, images, None).open()
 
 
 def _advance(progress: Callable[[int, int], None], before: int, every: int, done: int, _: int) -> None:

@@ -64,7 +64,7 @@ def test_every_annotation_comes_back_in_order_with_its_own_fields(made, tmp_path
 
 def test_a_finished_folder_holds_its_results_and_nothing_else(made, tmp_path):
     summary = run(made, tmp_path / "out", to=("coco", "parquet"))
-    names = ["annotations.json", "annotations.parquet", "failures.parquet", "run.json"]
+    names = ["annotations.json", "annotations.parquet", "failures.parquet", "report.html", "run.json"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     assert list(summary.outputs) == names
     record = read(tmp_path / "out/run.json")
@@ -89,7 +89,7 @@ def test_other_options_are_refused_with_the_reason_until_overwrite(made, tmp_pat
     with pytest.raises(RunError, match="checkpoint was"):
         run(made, tmp_path / "out", to=("coco", "parquet"), network=inscribed.network(fingerprint="other"))
     run(made, tmp_path / "out", tolerance=2.0, overwrite=True)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["annotations.json", "failures.parquet", "run.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["annotations.json", "failures.parquet", "report.html", "run.json"]
 
 
 def test_a_changed_source_is_refused(dataset, tmp_path):
