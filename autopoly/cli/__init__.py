@@ -15,6 +15,7 @@ import typer
 from autopoly import __version__
 from autopoly.cli.convert import convert
 from autopoly.cli.demo import demo
+from autopoly.cli.run import run
 from autopoly.cli.score import score
 from autopoly.cli.train import train
 from autopoly.errors import AutopolyError
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (convert, score, train, demo):
+for command in (convert, score, train, run, demo):
     app.command()(command)
 
 

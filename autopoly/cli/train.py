@@ -2,48 +2,81 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from autopoly.cli.convert import Device, clock
 from autopoly.errors import RecipeError
 
+if TYPE_CHECKING:
+    from autopoly.jobs.train_options import TrainOptions
+
 
 def train(
-    sources: Annotated[
-        list[str], typer.Option("--train", metavar="SRC[=WEIGHT]", help="What to learn from, and how often it is drawn; repeatable.")
-    ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the checkpoint, the state to resume from and the log go.")],
+    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="A recipe with a table [train]; options change it.")] = None,
+    sources: Annotated[
+        list[str] | None,
+        typer.Option("--train", metavar="SRC[=WEIGHT]", help="What to learn from, and how often it is drawn; repeatable."),
+    ] = None,
     val: Annotated[list[Path] | None, typer.Option(metavar="SRC", help="Held out whole and validated on; repeatable.")] = None,
-    epochs: Annotated[float, typer.Option(metavar="N", help="How many times as many samples are drawn as there are.")] = 4.0,
+    epochs: Annotated[
+        float | None, typer.Option(metavar="N", help="How many times as many samples are drawn as there are.  [default: 4]")
+    ] = None,
     minutes: Annotated[float | None, typer.Option(metavar="M", help="How long to train, instead of --epochs.")] = None,
     backbone: Annotated[str | None, typer.Option(metavar="B", help="A timm or torchvision model; the shipped one by default.")] = None,
     init: Annotated[str | None, typer.Option(metavar="CHECKPOINT", help="Start from these weights.")] = None,
-    device: Annotated[Device, typer.Option(help="Where the network learns.")] = Device.AUTO,
-    workers: Annotated[int, typer.Option(metavar="N", help="Processes that prepare batches.")] = 1,
-    seed: Annotated[int, typer.Option(metavar="S", help="Everything random follows from it.")] = 0,
+    device: Annotated[Device | None, typer.Option(help="Where the network learns.  [default: auto]")] = None,
+    workers: Annotated[int | None, typer.Option(metavar="N", help="Processes that prepare batches.  [default: 1]")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="S", help="Everything random follows from it.  [default: 0]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the training in DIR.")] = False,
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the recipe's data is.")] = None,
 ) -> None:
     """Train the network on instances with masks."""
+    given: dict[str, Any] = {
+        "train": None if not sources else tuple(weighted(text) for text in sources),
+        "val": None if not val else tuple(val),
+        "epochs": epochs,
+        "minutes": minutes,
+        "backbone": backbone,
+        "init": init,
+        "device": None if device is None else device.value,
+        "workers": workers,
+        "seed": seed,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    options = _options(recipe, data, given, out, resume)
     from autopoly.jobs import train as job
 
-    options = job.TrainOptions(
-        train=tuple(weighted(text) for text in sources),
-        val=tuple(val or ()),
-        out=out,
-        epochs=epochs,
-        minutes=minutes,
-        backbone=backbone,
-        init=init,
-        device=device.value,
-        workers=workers,
-        seed=seed,
-        resume=resume,
-    )
     folder = job.run(options, lambda report: typer.echo(_line(report.step, report.progress, report.seconds, report.numbers)))
     typer.echo(f"{folder}: the trained checkpoint; use it with --checkpoint {folder}")
+
+
+def _options(recipe: str | None, data: Path | None, given: dict[str, Any], out: Path, resume: bool) -> TrainOptions:
+    """Take the options of a recipe, if any, with those given on the command line in their place."""
+    from autopoly.jobs.train_options import TrainOptions
+
+    if recipe is None:
+        if "train" not in given:
+            raise RecipeError("train: name a recipe, or at least one dataset with masks: autopoly train --train SRC --out DIR")
+        if data is not None:
+            raise RecipeError("--data: only a recipe has paths that count from it; leave it out")
+        return TrainOptions(**given, out=out, resume=resume)
+    from autopoly import recipes
+    from autopoly.jobs import recipe_data
+
+    read = recipes.load(recipes.find(recipe))
+    if read.train is None:
+        raise RecipeError(f"{recipe}: has no table [train]; run it with autopoly run {recipe}")
+    # Only what is learned from: the recipe's other tables may need data of their own.
+    options = replace(read, train=replace(read.train, **given), convert=None, score=None)
+    placed = recipe_data.locate(options, recipe_data.data_folder(data)) if not {"train", "val"} <= given.keys() else options
+    assert placed.train is not None
+    kept = {name: given[name] for name in ("train", "val") if name in given}
+    return replace(placed.train, **kept, out=out, resume=resume)
 
 
 def _line(step: int, progress: float, seconds: float, numbers: dict[str, float]) -> str:

@@ -6,9 +6,17 @@ from pathlib import Path
 from types import ModuleType
 
 from autopoly.errors import DataError
-from autopoly.formats import coco, kitti, parquet
+from autopoly.formats import ade20k, cityscapes, coco, kitti, kitti_instances, parquet, rooftop
 
-FORMATS: dict[str, ModuleType] = {"coco": coco, "kitti": kitti, "parquet": parquet}
+FORMATS: dict[str, ModuleType] = {
+    "coco": coco,
+    "kitti": kitti,
+    "parquet": parquet,
+    "cityscapes": cityscapes,
+    "kitti_instances": kitti_instances,
+    "ade20k": ade20k,
+    "rooftop": rooftop,
+}
 
 
 def detect(path: Path) -> str:
@@ -22,5 +30,6 @@ def detect(path: Path) -> str:
         raise DataError(f"{path}: could be {' or '.join(found)}; say which with --from")
     raise DataError(
         f"{path}: no known source; looked for COCO (a .json file, or a folder with annotations.json), "
-        "KITTI (a folder with label_2/) and Parquet (a .parquet file, or a folder of them)"
+        "KITTI (a folder with label_2/, or with image_2/ and instance/), Parquet (a .parquet file, or a folder of them), "
+        "Cityscapes (gtFine/), ADE20K (ADE_*.json) and Rooftop (IMG_*.mat)"
     )

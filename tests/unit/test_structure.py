@@ -31,7 +31,7 @@ def layer(modules, packages=""):
 LAYERS = {
     "words": layer("errors types config", "numpy pydantic"),
     "pure": layer("geometry/ metrics/", "numpy shapely pycocotools cv2 contourpy"),
-    "data": layer("formats/ images picture_header crops components", "numpy cv2 pyarrow msgspec"),
+    "data": layer("formats/ images picture_header crops components", "numpy cv2 pyarrow msgspec scipy"),
     "network": layer("network/", "torch torchvision timm safetensors numpy"),
     "use": layer("predict training/", "torch safetensors numpy cv2"),
     "run": layer("execute/", "ray"),
@@ -50,6 +50,7 @@ ONLY_IN = {
     "contourpy": ("geometry/",),
     "pycocotools": ("geometry/raster", "metrics/average_precision"),
     "timm": ("network/backbone",),
+    "scipy": ("formats/rooftop",),
     "pydantic": ("recipes", "config", "types", "errors"),
     "typer": ("cli/",),
     "rich": ("cli/",),

@@ -1,0 +1,97 @@
+"""KITTI with masks: ``image_2/`` and ``instance/``, a picture of labels for each photo (or ``masks/`` with masks of cars).
+
+The devkit's instance picture has 16 bits: the label (Cityscapes' ids, 26 = car) in the upper eight, the number of the object in the lower
+eight; number 0 is a region of that label without objects of its own, hence a crowd region. An 8-bit picture holds cars alone: the number
+of the car, 0 for none. Where a photo has several files ``STEM_*.png`` instead of one, each is the mask of one car. A photo without a file
+stays, without boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from autopoly.errors import DataError
+from autopoly.formats.cityscapes import CATEGORIES, KINDS
+from autopoly.formats.image_folder import Drawn, Entry, ImageFolder, Size, no_corners, read_levels, refuse_to_write, visible
+from autopoly.formats.kitti import SUFFIXES
+from autopoly.types import Header, Record
+
+WRITES = False
+FOLDERS = ("instance", "masks")
+CAR = KINDS["car"]
+LABELS = frozenset(KINDS.values())
+
+
+class _Object(NamedTuple):
+    file: Path
+    value: int
+    category_id: int
+    crowd: bool
+
+
+def matches(path: Path) -> bool:
+    """Say whether a folder has pictures, masks and no ``label_2/`` (which makes it a source of boxes, unless --from says more).
+
+    Never raise.
+    """
+    return (path / "image_2").is_dir() and _masks(path) is not None and not (path / "label_2").is_dir()
+
+
+def read(path: Path, *, images: Path | None = None, bbox_format: str | None = None) -> ImageFolder:
+    """Open a KITTI folder with masks, looking once at each; raise DataError where there are none or one cannot be read."""
+    no_corners("KITTI's instance pictures", bbox_format)
+    folder = _masks(path)
+    if folder is None:
+        raise DataError(f"{path}: no folder instance/ (or masks/) with .png files in it; KITTI's instances need it beside image_2/")
+    root = images or path / "image_2"
+    found = {file.stem: file.name for file in sorted(root.glob("*")) if file.suffix.lower() in SUFFIXES}
+    files = {file.stem for file in folder.glob("*.png")}
+    # Masks whose photo is not there stay too: their boxes fail as a missing picture, and are counted.
+    orphans = {stem for stem in files if stem not in found and not any(stem.startswith(f"{photo}_") for photo in found)}
+    names = {stem: found.get(stem, f"{stem}.png") for stem in sorted(found.keys() | orphans)}
+    entries = [Entry(name, folder / f"{stem}.png", len(_objects(folder / f"{stem}.png"))) for stem, name in names.items()]
+    bare = sum(not _files(entry.file) for entry in entries)
+    notes = (f"{bare} pictures have no masks: kept without boxes",) if bare else ()
+    return ImageFolder(Header("kitti_instances", CATEGORIES, notes), root, entries, _read)
+
+
+def write(header: Header, records: Iterator[Record], path: Path) -> None:
+    """Refuse, with DataError: this form is only read."""
+    refuse_to_write("kitti_instances", path)
+
+
+def _masks(path: Path) -> Path | None:
+    return next((path / name for name in FOLDERS if next((path / name).glob("*.png"), None) is not None), None)
+
+
+def _files(file: Path) -> list[Path]:
+    return [file] if file.is_file() else sorted(file.parent.glob(f"{file.stem}_*.png"))
+
+
+def _objects(file: Path) -> list[_Object]:
+    """List the objects of one photo, whose file of labels would be ``file``."""
+    if not file.is_file():
+        return [_Object(one, -1, CAR, False) for one in _files(file)]
+    levels = read_levels(file)
+    values = [int(value) for value in np.unique(levels)]
+    if levels.dtype == np.uint8:
+        return [_Object(file, value, CAR, False) for value in values if value]
+    return [_Object(file, value, value >> 8, value & 255 == 0) for value in values if value >> 8 in LABELS]
+
+
+def _read(entry: Entry) -> tuple[Size | None, list[Drawn]]:
+    size: Size | None = None
+    drawn = []
+    opened: tuple[Path, np.ndarray[tuple[int, ...], np.dtype[np.integer]]] | None = None
+    for one in _objects(entry.file):
+        if opened is None or opened[0] != one.file:
+            opened = one.file, read_levels(one.file)
+        levels = opened[1]
+        size = (levels.shape[0], levels.shape[1])
+        extra = {"kitti_instance": {"file": one.file.name, "value": one.value}}
+        drawn.append(visible(np.asarray(levels > 0 if one.value < 0 else levels == one.value), one.category_id, extra, one.crowd))
+    return size, drawn
