@@ -132,12 +132,13 @@ def dump(recipe: Recipe) -> str:
 
     Where results go (``out``) is not part of a recipe.
     """
-    score = None if recipe.score is None else {"predictions": recipe.score.predictions, "truth": recipe.score.truth, **_values(recipe.score.options)}
+    score = recipe.score
+    scored = None if score is None else {"predictions": score.predictions, "truth": score.truth, **_values(score.options)}
     tables: list[tuple[str, dict[str, Any] | None]] = [
         ("[data]", _values(recipe.data)),
         ("[train]", None if recipe.train is None else _values(recipe.train)),
         ("[convert]", None if recipe.convert is None else _values(recipe.convert)),
-        ("[score]", score),
+        ("[score]", scored),
         *(("[[expect]]", _values(one)) for one in recipe.expect),
     ]
     parts = [f"# {recipe.name}, resolved by autopoly {autopoly.__version__}: every option that was in force."]
@@ -198,12 +199,12 @@ def _said(error: ValidationError) -> list[str]:
             message = _unknown(str(table), [str(part) for part in rest])
             place = place if rest else str(table)
         elif one["type"] == "missing":
-            message = "is missing"
+            message = "missing; it has no default"
         elif one["type"].startswith("model"):
-            message = "must be a table"
+            message = "expected a table"
         else:
             shown = "" if isinstance(one["input"], dict | list) else f", not {one['input']!r}"
-            message = one["msg"].removeprefix("Input should be ") + shown
+            message = one["msg"].replace("Input should be", "expected", 1) + shown
         wrong.setdefault(place, []).append(message)
     return [f"{place}: {' or '.join(dict.fromkeys(messages))}" for place, messages in wrong.items()]
 

@@ -54,8 +54,9 @@ def paths(recipe: Recipe) -> list[Path]:
 
 
 def _base(recipe: Recipe, data: Path) -> Path:
-    needs = [str(path) for path in paths(recipe) if not path.is_absolute()]
-    wanted = list(dict.fromkeys([*recipe.data.needs, *needs]))
+    reads = [str(path) for path in paths(recipe) if not path.is_absolute()]
+    # What the recipe says it needs tells more than its paths, and comes first.
+    wanted = list(dict.fromkeys([*recipe.data.needs, *reads]))
     if not data.is_dir():
         raise DataError(f"{data}: no such folder; give --data the folder that holds {_listed(wanted)}{_get(recipe)}")
     if not _missing(data, wanted):
@@ -65,7 +66,8 @@ def _base(recipe: Recipe, data: Path) -> Path:
         return found[0]
     if found:
         raise DataError(f"{data}: {_listed(wanted)} is in {' and in '.join(str(one) for one in found[:3])}; give --data one of them")
-    raise DataError(f"{data}: {_listed(_missing(data, wanted))} is not here{_get(recipe)}; or give --data the folder that has it")
+    lacks = [one for one in recipe.data.needs if one in _missing(data, wanted)] or _missing(data, wanted)
+    raise DataError(f"{data}: no {_listed(lacks)} in it or in its folders; give --data the folder that has it{_get(recipe)}")
 
 
 def _missing(base: Path, wanted: list[str]) -> list[str]:
@@ -94,4 +96,4 @@ def _get(recipe: Recipe) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(names) or "the data"
+    return " and ".join(names) or "the data"
