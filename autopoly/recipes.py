@@ -25,6 +25,7 @@ from autopoly.jobs.options import ConvertOptions
 from autopoly.jobs.train_options import TrainOptions
 
 STEPS = ("train", "convert", "score")
+HARMLESS: Mapping[str, Any] = {"source": "?", "train": [["?", 1.0]]}
 METRICS = ("miou", "map", "f_1px", "f_2px")
 
 
@@ -216,13 +217,16 @@ def _unknown(table: str, rest: list[str]) -> str:
 
 
 def _without(raw: dict[str, Any], error: ValidationError) -> dict[str, Any]:
-    """Leave out what was refused, so that the rest can be looked at too; a table that lost a key it must have is left out whole."""
+    """Leave out what was refused, and put something harmless where a key must be, so that the rest can be looked at too."""
     kept = {name: dict(raw[name]) if isinstance(raw.get(name), dict) else None for name in TABLES}
     for one in error.errors(include_url=False):
         table, *rest = one["loc"]
         values = kept.get(str(table))
         if values is not None and rest:
-            values.pop(str(rest[0]), None)
+            key = str(rest[0])
+            values.pop(key, None)
+            if key in HARMLESS and key in TABLES[str(table)].model_fields:
+                values[key] = HARMLESS[key]
     for name, values in kept.items():
         try:
             model = None if values is None else TABLES[name].model_validate_json(json.dumps(values, default=str), strict=True)

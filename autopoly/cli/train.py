@@ -71,12 +71,16 @@ def _options(recipe: str | None, data: Path | None, given: dict[str, Any], out: 
     read = recipes.load(recipes.find(recipe))
     if read.train is None:
         raise RecipeError(f"{recipe}: has no table [train]; run it with autopoly run {recipe}")
+    # Paths of the command line count from the current folder, those of the recipe from the data folder.
+    if "train" in given:
+        given["train"] = tuple((path.absolute(), weight) for path, weight in given["train"])
+    if "val" in given:
+        given["val"] = tuple(path.absolute() for path in given["val"])
     # Only what is learned from: the recipe's other tables may need data of their own.
     options = replace(read, train=replace(read.train, **given), convert=None, score=None)
-    placed = recipe_data.locate(options, recipe_data.data_folder(data)) if not {"train", "val"} <= given.keys() else options
+    placed = recipe_data.locate(options, recipe_data.data_folder(data))
     assert placed.train is not None
-    kept = {name: given[name] for name in ("train", "val") if name in given}
-    return replace(placed.train, **kept, out=out, resume=resume)
+    return replace(placed.train, out=out, resume=resume)
 
 
 def _line(step: int, progress: float, seconds: float, numbers: dict[str, float]) -> str:
