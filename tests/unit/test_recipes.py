@@ -111,7 +111,7 @@ def test_every_fault_is_said_in_one_line(tmp_path):
     [[expect]]
     table = "I"
     row = "x"
-    f1_px = 3.0
+    f_1 = 3.0
     """
     line = refusal(tmp_path, text)
     for part in (
@@ -125,7 +125,7 @@ def test_every_fault_is_said_in_one_line(tmp_path):
         "[score] per: expected 'instance' or 'component', not 'pixel'",
         "[score] min_side -1",
         "trian: unknown table; did you mean 'train'?",
-        "[[expect]] 0 f1_px: unknown key; did you mean 'f_1px'?",
+        "[[expect]] 0 f_1: unknown key; did you mean 'f_1px'?",
         "11 errors",
     ):
         assert part in line, (part, line)
