@@ -31,7 +31,7 @@ class TrainOptions:
             (any(not weight > 0 for _, weight in self.train), "--train SRC=WEIGHT: a weight must be above 0"),
             (not self.epochs > 0, f"--epochs {self.epochs}: expected more than 0"),
             (self.minutes is not None and not self.minutes > 0, f"--minutes {self.minutes}: expected more than 0"),
-            (self.workers < 1, f"--workers {self.workers}: expected 1 loader process or more"),
+            (self.workers < 0, f"--workers {self.workers}: expected 0 (in this process) or more"),
             (self.init is not None and self.backbone is not None, "--init and --backbone: the checkpoint has its backbone; choose one"),
         ):
             if wrong:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autopoly.config import NetworkConfig
+from autopoly.errors import CheckpointError
 from autopoly.network.correlation import pixelwise_correlation, target_features
 
 
@@ -17,6 +18,8 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int = 6) -> None:
         super().__init__()
+        if width % heads:
+            raise CheckpointError(f"width16 = {width}: expected a multiple of {heads}, the number of attention heads")
         self.heads = heads
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)

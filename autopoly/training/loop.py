@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -25,6 +24,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from autopoly.errors import CheckpointError
 from autopoly.geometry import raster
+from autopoly.metrics.summary import spearman
 from autopoly.network.siamanno import Output, SiamAnno, box_contour
 from autopoly.training.augment import AugmentConfig
 from autopoly.training.losses import LossConfig, Targets, total
@@ -65,7 +65,7 @@ class TrainConfig:
     """Seconds between validations."""
     validation_samples: int = 512
     loaders: int = 1
-    """Processes that make batches."""
+    """Processes that make batches; 0 = this one."""
     loss: LossConfig = field(default_factory=LossConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
@@ -130,9 +130,10 @@ def train(
         batch_size=None,
         shuffle=False,
         num_workers=config.loaders,
-        prefetch_factor=6,
+        prefetch_factor=6 if config.loaders else None,
         worker_init_fn=_one_thread,
-        multiprocessing_context="spawn",  # a forked child would inherit thread pools without their threads
+        # A forked child would inherit thread pools without their threads.
+        multiprocessing_context="spawn" if config.loaders else None,
     )
     begun = time.monotonic() - state.seconds
     saved = validated = time.monotonic()
@@ -236,8 +237,8 @@ class _State:
             ) from error
         for parameter, name in self.names.items():
             if f"step.{name}" in tensors:
-                moments: dict[str, Any] = {key: tensors[f"{key}.{name}"].to(parameter.device) for key in ("exp_avg", "exp_avg_sq")}
-                moments["exp_avg"] = moments["exp_avg"].to(memory_format=torch.preserve_format)
+                # In the parameter's own memory order: the fused optimizer walks both as they lie.
+                moments = {key: torch.empty_like(parameter).copy_(tensors[f"{key}.{name}"]) for key in ("exp_avg", "exp_avg_sq")}
                 self.optimizer.state[parameter] = {**moments, "step": tensors[f"step.{name}"]}
         self.step, self.seconds = int(meta["step"]), float(meta["seconds"])
 
@@ -310,13 +311,12 @@ def validate(network: SiamAnno, samples: Samples, config: TrainConfig, device: s
         estimated.append(output.quality_logits.float().cpu())
     iou, quality = torch.cat(found).numpy(), torch.cat(estimated).numpy()
     better = iou[np.arange(len(iou)), quality.argmax(1)]
-    rank = [np.argsort(np.argsort(values)) for values in (quality.max(1), better)]
     return {
         "val_contour": float(iou[:, 0].mean()),
         "val_mask": float(iou[:, 1].mean()),
         "val_chosen": float(better.mean()),
         "val_oracle": float(iou.max(1).mean()),
-        "val_rank": float(np.corrcoef(rank[0], rank[1])[0, 1]),
+        "val_rank": spearman(quality.max(1), better),
     }
 
 

@@ -168,7 +168,7 @@ def test_true_iou_of_a_square_contour_by_formula() -> None:
 
 @pytest.fixture(scope="module")
 def config() -> loop.TrainConfig:
-    return loop.TrainConfig(steps=6, batch=4, sides=((0.0, 32), (0.5, 64)), warmup=2, save_every=0.0, ema=0.5)
+    return loop.TrainConfig(steps=6, batch=4, sides=((0.0, 32), (0.5, 64)), warmup=2, save_every=0.0, ema=0.5, loaders=0)
 
 
 def _network() -> SiamAnno:
@@ -245,7 +245,7 @@ def test_a_dataset_without_masks_is_one_line(ellipses: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"train": ()}, "--train"), ({"epochs": 0.0}, "--epochs"), ({"minutes": -1.0}, "--minutes"), ({"workers": 0}, "--workers")],
+    [({"train": ()}, "--train"), ({"epochs": 0.0}, "--epochs"), ({"minutes": -1.0}, "--minutes"), ({"workers": -1}, "--workers")],
 )
 def test_options_out_of_range_are_one_line(change: dict[str, object], said: str) -> None:
     options = dataclasses.replace(job.TrainOptions(train=((Path("a"), 1.0),), out=Path("b")), **change)
