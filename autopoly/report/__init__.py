@@ -47,7 +47,7 @@ def report_run(
         columns.append(("per component", numbers["per_component"]))
     content = Content(
         title=title_of(options.source),
-        tiles=_tiles(estimated),
+        tiles=_tiles(estimated, measured is None),
         survey=measured or estimated,
         columns=columns,
         published=published.find(str(options.source)) if numbers else [],
@@ -110,7 +110,8 @@ def title_of(path: Path) -> str:
     return "/".join(path.parts[-2:]).lstrip("/") if general and len(path.parts) > 1 else path.name or str(path)
 
 
-def _tiles(estimated: survey.Survey) -> list[Tile]:
+def _tiles(estimated: survey.Survey, alone: bool) -> list[Tile]:
+    """Say what was made; the mean estimate only where it stands ``alone``, without a measured IoU."""
     counts = estimated.counts
     tiles = [
         Tile("boxes", f"{counts['boxes']:,}", f"in {counts['images']:,} images"),
@@ -119,7 +120,7 @@ def _tiles(estimated: survey.Survey) -> list[Tile]:
     ]
     if counts["crowd"]:
         tiles.append(Tile("regions", f"{counts['crowd']:,}", "crowd or don't-care: carried along"))
-    if estimated.mean is not None:
+    if alone and estimated.mean is not None:
         tiles.append(Tile("mean estimated IoU", f"{100 * estimated.mean:.1f} %", "the network's own estimate"))
     return tiles
 

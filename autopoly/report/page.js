@@ -15,21 +15,26 @@ function gallery() {
     if (x === null || y === null) return (x === null) - (y === null);
     return down ? y - x : x - y;
   };
+  let limit = 48; // a page that is quick to look over; the button shows the rest
   const update = () => {
     const order = [...cards].sort(compare(by("sort").value, by("down").checked));
     const [group, category, words] = [by("group").value, by("category").value, by("find").value.trim().toLowerCase()];
-    let shown = 0;
+    let found = 0;
     for (const card of order) {
-      card.hidden =
-        (group !== "" && card.dataset.group !== group) ||
-        (category !== "" && card.dataset.category !== category) ||
-        !card.dataset.find.toLowerCase().includes(words);
-      shown += card.hidden ? 0 : 1;
+      const fits =
+        (group === "" || card.dataset.group === group) &&
+        (category === "" || card.dataset.category === category) &&
+        card.dataset.find.toLowerCase().includes(words);
+      found += fits ? 1 : 0;
+      card.hidden = !fits || found > limit;
     }
     box.append(...order);
-    by("shown").textContent = shown + " shown";
-    by("nothing").hidden = shown > 0;
+    by("shown").textContent = Math.min(found, limit) + " of " + found;
+    by("more").hidden = found <= limit;
+    by("more").textContent = "Show all " + found;
+    by("nothing").hidden = found > 0;
   };
+  by("more").addEventListener("click", () => { limit = cards.length; update(); });
   for (const id of ["sort", "down", "group", "category"]) by(id).addEventListener("change", update);
   by("find").addEventListener("input", update);
   by("controls").addEventListener("submit", (event) => event.preventDefault());
@@ -48,6 +53,7 @@ function gallery() {
   box.addEventListener("click", (event) => { const card = event.target.closest(".card"); if (card) enlarge(card); });
   box.addEventListener("keydown", (event) => { if (event.key === "Enter" && event.target.matches(".card")) enlarge(event.target); });
   by("large").addEventListener("click", (event) => { if (event.target === by("large")) by("large").close(); });
+  update();
 }
 
 function tables() {

@@ -92,7 +92,7 @@ def _context(content: Content) -> dict[str, Any]:
         "title": gallery.clip(content.title),
         "truth": numbers is not None,
         "word": word,
-        "tiles": content.tiles + _score_tiles(numbers),
+        "tiles": _score_tiles(numbers) + content.tiles,
         "first": tables.look_first(content.survey, content.failures, numbers, categories),
         "notes": [*content.notes, *(numbers["notes"] if numbers else ())],
         "columns": [gallery.clip(name, tables.NAME) for name, _ in columns],
@@ -126,9 +126,7 @@ def _score_tiles(numbers: Mapping[str, Any] | None) -> list[Tile]:
     for key, label in (("miou", "mIoU"), ("map", "mAP"), ("f_1px", "F, 1 px"), ("f_2px", "F, 2 px")):
         if numbers.get(key) is not None:
             interval = numbers["ci95"].get(key)
-            said = (
-                f"95 %: {100 * interval[0]:.1f} – {100 * interval[1]:.1f}" if interval else "ranked by the estimate" if key == "map" else ""
-            )
+            said = f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}" if interval else "ranked by the estimate" if key == "map" else ""
             tiles.append(Tile(label, f"{100 * numbers[key]:.1f} %", said))
     return tiles
 

@@ -70,7 +70,7 @@ def headline(columns: Sequence[Mapping[str, Any]], published: Sequence[Published
         theirs = tuple(Cell(f"{getattr(row, key):.2f}") if hasattr(row, key) else Cell("") for row in published)
         lines.append(Line(label, ours + theirs, hint))
     for key, label, hint in PLAIN:
-        cells = tuple(Cell("–" if one.get(key) is None else f"{one[key]:.2f}") for one in columns)
+        cells = tuple(Cell("–" if one.get(key) is None else f"{round(one[key], 2) + 0.0:.2f}") for one in columns)
         lines.append(Line(label, cells + (Cell(""),) * len(published), hint))
     return lines
 
