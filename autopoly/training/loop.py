@@ -54,7 +54,7 @@ class TrainConfig:
     """Largest gradient norm."""
     ema: float = 0.999
     """Memory of the averaged weights, per step."""
-    sides: tuple[tuple[float, int], ...] = ((0.0, 160), (0.55, 224))
+    sides: tuple[tuple[float, int], ...] = ((0.0, 160), (0.72, 224))
     """Crop side from a share of the schedule on."""
     unfreeze: float = 1.0
     """Share of the schedule after which the whole backbone is trained."""
