@@ -55,6 +55,8 @@ def paths(recipe: Recipe) -> list[Path]:
 
 def _base(recipe: Recipe, data: Path) -> Path:
     reads = [str(path) for path in paths(recipe) if not path.is_absolute()]
+    if not reads:  # a resolved recipe, or one of somebody's own with whole paths
+        return data
     # What the recipe says it needs tells more than its paths, and comes first.
     wanted = list(dict.fromkeys([*recipe.data.needs, *reads]))
     if not data.is_dir():
