@@ -56,8 +56,8 @@ def sizes(survey: Survey, of: str) -> str:
     for at, name in enumerate(size_names()):
         n, low, middle, high = survey.quantiles(at)
         x = LEFT + at * width
-        parts.append(f'<text class="tick mid" x="{x + width / 2:.1f}" y="{HEIGHT - 25}">{name}</text>')
-        parts.append(f'<text class="tick mid faint" x="{x + width / 2:.1f}" y="{HEIGHT - 13}">{_short(n)}</text>')
+        parts.append(f'<text class="tick mid" x="{x + width / 2:.1f}" y="{HEIGHT - 27}">{name}</text>')
+        parts.append(f'<text class="tick mid faint" x="{x + width / 2:.1f}" y="{HEIGHT - 16}">{_short(n)}</text>')
         if n:
             said = f"{name} px: {n:,} instances, median {of} {middle:.2f}, half of them in {low:.2f} to {high:.2f}"
             inner = f'x="{x + 10:.1f}" width="{width - 20:.1f}"'
@@ -67,7 +67,7 @@ def sizes(survey: Survey, of: str) -> str:
                 f'<rect class="bar" {inner} y="{_y(middle) - 1.5:.1f}" height="3"/><title>{said}</title></g>'
             )
     parts.append(
-        f'<text class="tick mid" x="{LEFT + INNER_W / 2}" y="{HEIGHT - 1}">shorter side of the box, px; number of instances</text>'
+        f'<text class="tick mid" x="{LEFT + INNER_W / 2}" y="{HEIGHT - 2}">shorter side of the box, px; number of instances</text>'
     )
     return _chart(parts, f"{of} over box size")
 

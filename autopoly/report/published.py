@@ -38,7 +38,8 @@ PUBLISHED = (
         39.6,
         46.62,
         60.20,
-        categories=dict(zip(STREETS, (67.15, 83.38, 73.07, 70.25, 80.11, 65.29, 79.40, 68.19), strict=True)),
+        # Bicycle, bus, person and motorcycle could not be told from the row above in the copy of Table I these were read from.
+        categories={"train": 70.25, "truck": 80.11, "car": 79.40, "rider": 68.19},
     ),
     Published(
         "Cityscapes",
