@@ -1,4 +1,4 @@
-"""``autopoly score --html`` and the report of every conversion, without a browser: written, whole, the same again, no path of this machine."""
+"""``autopoly score --html`` and the report of every conversion, without a browser: whole, the same again, no path of this machine."""
 
 import shutil
 
