@@ -71,7 +71,7 @@ def _panel(axes: Axes, panel: Panel) -> None:
     axes.imshow(panel.image, extent=(0, width, height, 0), interpolation="antialiased")
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
-    axes.set_title(panel.caption, fontsize=8, color="#555555", y=-0.01, va="top")
+    axes.set_title(panel.caption, fontsize=8, color="#555555", y=-0.02, va="top", pad=0)
     # Large objects first, so that small ones on top of them stay visible.
     order = sorted(range(len(panel.objects)), key=lambda index: -_area(panel.objects[index].box))
     for index in order:
