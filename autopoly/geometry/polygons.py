@@ -21,14 +21,20 @@ _REACH = 1e6
 
 
 def clean(
-    polygons: Iterable[Polygon], size: tuple[int, int], tolerance: float = 0.5, smallest_part: float = 0.05, minimum_area: float = 0.25
+    polygons: Iterable[Polygon],
+    size: tuple[int, int],
+    tolerance: float = 0.5,
+    smallest_part: float = 0.05,
+    smallest_hole: float = 0.01,
+    minimum_area: float = 0.25,
 ) -> tuple[Polygon, ...]:
     """Make polygons fit to be written.
 
     The result is a union of disjoint polygons, each valid for shapely *after* rounding to two decimals, clipped to a picture of ``size``
     (height, width), simplified by ``tolerance`` px (0 keeps all vertices), exteriors clockwise on screen, the largest first. Parts under
-    ``smallest_part`` of the whole area are dropped, and parts and holes under ``minimum_area`` px^2. Any input is taken: self-crossings are
-    resolved, rings that are not finite left out. () comes back where nothing with an area is left.
+    ``smallest_part`` of the whole area are dropped, holes under ``smallest_hole`` of it filled (a speck of a hole would force COCO's
+    run-length form on the instance), and both under ``minimum_area`` px^2. Any input is taken: self-crossings are resolved, rings that are not finite
+    left out. () comes back where nothing with an area is left.
     """
     shapes = [shape for polygon in polygons if (shape := _shape(polygon)) is not None]
     if not shapes:
@@ -40,7 +46,9 @@ def clean(
         whole = shapely.intersection(whole, shapely.box(0, 0, width, height))
     if tolerance > 0:
         whole = shapely.simplify(whole, tolerance, preserve_topology=True)
-    parts = [_without_specks(part, minimum_area) for part in _areas(_rounded(whole))]
+    parts = _areas(_rounded(whole))
+    least_hole = max(smallest_hole * sum(part.area for part in parts), minimum_area)
+    parts = [_without_specks(part, least_hole) for part in parts]
     least = max(smallest_part * sum(part.area for part in parts), minimum_area)
     kept = sorted((part for part in parts if part.area >= least), key=lambda part: (-part.area, part.bounds))
     return tuple(from_shapely(part) for part in kept)

@@ -141,3 +141,11 @@ def test_iou_counts_overlapping_parts_once_and_holes_not():
 def test_components_are_the_connected_parts():
     found = components([rectangle(0, 0, 5, 5), rectangle(20, 0, 30, 10), rectangle(4, 4, 9, 9)])
     assert areas(found) == [100, 49]
+
+
+def test_only_holes_that_matter_are_kept():
+    def holed(side):
+        return Polygon(rectangle(0, 0, 20, 20).exterior, (rectangle(5, 5, 5 + side, 5 + side).exterior[::-1],))
+
+    assert [len(clean([holed(side)], SIZE, tolerance=0)[0].holes) for side in (1.9, 2.1)] == [0, 1]
+    assert len(clean([holed(1.9)], SIZE, tolerance=0, smallest_hole=0)[0].holes) == 1
