@@ -33,8 +33,8 @@ def clean(
     The result is a union of disjoint polygons, each valid for shapely *after* rounding to two decimals, clipped to a picture of ``size``
     (height, width), simplified by ``tolerance`` px (0 keeps all vertices), exteriors clockwise on screen, the largest first. Parts under
     ``smallest_part`` of the whole area are dropped, holes under ``smallest_hole`` of it filled (a speck of a hole would force COCO's
-    run-length form on the instance), and both under ``minimum_area`` px^2. Any input is taken: self-crossings are resolved, rings that are not finite
-    left out. () comes back where nothing with an area is left.
+    run-length form on the instance), and both under ``minimum_area`` px^2. Any input is taken: self-crossings are resolved, rings that are
+    not finite left out. () comes back where nothing with an area is left.
     """
     shapes = [shape for polygon in polygons if (shape := _shape(polygon)) is not None]
     if not shapes:
