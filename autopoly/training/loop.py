@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -138,7 +139,7 @@ def train(
     begun = time.monotonic() - state.seconds
     saved = validated = time.monotonic()
     running: dict[str, float] = {}
-    for batch in _forever(loader):
+    for batch in loader:
         state.seconds = time.monotonic() - begun
         progress = state.seconds / (config.minutes * 60) if config.minutes is not None else state.step / config.steps
         if progress >= 1:
@@ -165,10 +166,6 @@ def train(
 
 def _one_thread(_worker: int) -> None:
     cv2.setNumThreads(1)  # the cores belong to the network
-
-
-def _forever(loader: DataLoader[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-    yield from loader
 
 
 def _side(config: TrainConfig, progress: float) -> int:
@@ -223,8 +220,6 @@ class _State:
         path = folder / "state.safetensors"
         if not path.is_file():
             return
-        from safetensors import safe_open
-
         with safe_open(path, "pt") as file:
             meta = file.metadata()
         tensors = load_file(path)
