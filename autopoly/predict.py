@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from autopoly.crops import Crop, cut
 from autopoly.errors import DataError
 from autopoly.geometry.boxes import problem_of
-from autopoly.geometry.contours import trace_field
+from autopoly.geometry.contours import clockwise, trace_field
+from autopoly.geometry.matching import match
 from autopoly.geometry.polygons import clean
 from autopoly.network.checkpoint import fingerprint, load_network, resolve
 from autopoly.network.siamanno import SiamAnno, box_contour
@@ -86,14 +87,16 @@ class Annotator:
     def refine(self, image: Image, box: ArrayLike, contour: ArrayLike, fixed: ArrayLike) -> FloatArray:
         """Predict a contour again after a user moved some of its vertices (paper, III-C).
 
-        ``box`` (4,) xyxy, ``contour`` (K, 2) image px with the moved vertices in place, ``fixed`` (K,) bool marks them. The result (K, 2)
-        has
-        them where they are; all others are predicted anew, from the box and the fixed ones.
+        ``box`` (4,) xyxy, ``contour`` (V, 2) image px with the moved vertices in place, ``fixed`` (V,) bool marks them. The ring is one that
+        :meth:`contours` or this method gave (V = K), or any other, such as a polygon of :meth:`polygons`. The result (K, 2) has the fixed
+        vertices where they are; all others are predicted anew, from the box and the fixed ones.
         """
         count = self.network.config.vertices
         ring, held = np.asarray(contour, dtype=np.float64), np.asarray(fixed, dtype=bool)
-        if ring.shape != (count, 2) or held.shape != (count,):
-            raise DataError(f"refine: contour {ring.shape} and fixed {held.shape}; this network has ({count}, 2) and ({count},)")
+        if ring.ndim != 2 or ring.shape[1] != 2 or len(ring) < 3 or held.shape != (len(ring),):
+            raise DataError(f"refine: contour {ring.shape} and fixed {held.shape}; expected (V, 2) and (V,), V at least 3")
+        if len(ring) != count:
+            ring, held = _as_contour(ring, held, np.asarray(box, dtype=np.float64), count)
         (crop,) = self._crops(image, np.asarray(box, dtype=np.float64).reshape(1, 4))
         placed = torch.from_numpy(crop.to_crop(ring).astype(np.float32))
         (answer,) = self._answers([crop], placed[None], torch.from_numpy(held)[None])
@@ -102,6 +105,8 @@ class Annotator:
         return refined
 
     def _crops(self, image: Image, boxes: FloatArray) -> Iterator[Crop]:
+        if not isinstance(image, np.ndarray):
+            raise DataError(f"image is a {type(image).__name__}; expected an array (height, width, 3) uint8 RGB")
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise DataError(f"image of shape {image.shape} and type {image.dtype}; expected (height, width, 3) uint8 RGB")
         config = self.network.config
@@ -148,6 +153,16 @@ class Annotator:
             if polygons:
                 return Prediction(polygons, float(quality))
         return Prediction((), 0.0)
+
+
+def _as_contour(ring: FloatArray, fixed: NDArray[np.bool_], box: FloatArray, k: int) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Give a ring (V, 2) as the network's contour (K, 2) with each fixed vertex in the nearest free place, and which places are held (K,)."""
+    contour, held = match(clockwise(ring), box, k), np.zeros(k, dtype=bool)
+    for point in ring[fixed][:k]:
+        distance = np.hypot(*(contour - point).T)
+        place = int(np.where(held, np.inf, distance).argmin())
+        contour[place], held[place] = point, True
+    return contour, held
 
 
 def load(checkpoint: str | Path | None = None, device: str = "auto", tolerance: float = 0.5, threads: int | None = None) -> Annotator:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def train(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the checkpoint, the state to resume from and the log go.")],
-    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="A recipe with a table [train]; options change it.")] = None,
+    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="A recipe that trains; options change it.")] = None,
     sources: Annotated[
         list[str] | None,
         typer.Option("--train", metavar="SRC[=WEIGHT]", help="What to learn from, and how often it is drawn; repeatable."),

@@ -72,12 +72,13 @@ def cached(sources: Sequence[Source], folder: Path, config: CacheConfig, share: 
     folder.mkdir(parents=True, exist_ok=True)
     index.unlink(missing_ok=True)
     count = 0
+    unread: list[str] = []
     rows: list[tuple[int, bool, float, bool]] = []
     with (folder / "pixels.u8").open("wb") as pixels, (folder / "masks.u8").open("wb") as masks, (folder / "rings.f4").open("wb") as rings:
         for number, source in enumerate(sources):
             for record in _records(source.dataset):
                 kept = source.held_out or held_out(source.name, record.file_name, share)
-                for pixel, mask, ring, short, whole in _samples(record, source.dataset.image_root, config):
+                for pixel, mask, ring, short, whole in _samples(record, source.dataset.image_root, config, unread):
                     pixels.write(pixel.tobytes())
                     masks.write(mask.tobytes())
                     rings.write(ring.astype(np.float32).tobytes())
@@ -85,6 +86,8 @@ def cached(sources: Sequence[Source], folder: Path, config: CacheConfig, share: 
                     count += 1
     if not rows:
         names = ", ".join(source.name for source in sources)
+        if unread:
+            raise DataError(f"{names}: {len(unread)} pictures with masks cannot be read, none can; the first: {unread[0]}")
         raise DataError(f"{names}: no instance has a mask, so there is nothing to learn from; training needs polygons or RLE masks")
     table = np.array(rows, dtype=[("source", "i4"), ("held_out", "?"), ("short", "f4"), ("whole", "?")])
     np.save(folder / "table.npy", table)
@@ -110,7 +113,7 @@ def _records(dataset: Dataset) -> Iterator[Record]:
 
 
 def _samples(
-    record: Record, root: str, config: CacheConfig
+    record: Record, root: str, config: CacheConfig, unread: list[str]
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8], FloatArray, float, bool]]:
     """Give (crop, mask, ring in box units, shorter box side, whole instance?) for each usable instance and part of a record."""
     usable = [i for i in record.instances if i.mask and not i.crowd and i.problem is None]
@@ -118,7 +121,8 @@ def _samples(
         return
     try:
         image = read_rgb(record, root)
-    except ImageProblem:
+    except ImageProblem as error:
+        unread.append(f"{record.file_name}: {error.problem.message}")
         return
     size = (image.shape[0], image.shape[1])
     for instance in usable:

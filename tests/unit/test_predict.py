@@ -99,6 +99,7 @@ def test_no_box_is_no_polygon(annotator: predict.Annotator, photo: np.ndarray) -
 @pytest.mark.parametrize(
     ("image", "boxes", "said"),
     [
+        ("a.jpg", [[0, 0, 5, 5]], "image is a str"),
         (np.zeros((9, 9), np.uint8), [[0, 0, 5, 5]], r"expected \(height, width, 3\) uint8"),
         (np.zeros((9, 9, 3), np.float32), [[0, 0, 5, 5]], r"expected \(height, width, 3\) uint8"),
         (np.zeros((9, 9, 3), np.uint8), [[0, 0, 5, 5], [5, 5, 5, 9]], "box 1: "),
@@ -113,9 +114,22 @@ def test_input_that_cannot_be_used_is_one_line(
         annotator.polygons(image, boxes)
 
 
-def test_refine_wants_the_network_s_vertices(annotator: predict.Annotator, photo: np.ndarray) -> None:
-    with pytest.raises(DataError, match=r"this network has \(32, 2\)"):
-        annotator.refine(photo, [10, 10, 50, 50], np.zeros((8, 2)), np.zeros(8, bool))
+def test_any_polygon_can_be_refined(annotator: predict.Annotator, photo: np.ndarray) -> None:
+    box = [60.0, 40.0, 200.0, 180.0]
+    angle = np.linspace(0, 2 * np.pi, 23, endpoint=False)
+    ring = np.stack([130 + 70 * np.cos(angle), 110 + 70 * np.sin(angle)], axis=1)
+    fixed = np.zeros(23, dtype=bool)
+    fixed[[4, 11]] = True
+    for polygon, marks in ((ring, fixed), (ring[::-1], fixed[::-1])):
+        refined = annotator.refine(photo, box, polygon, fixed=marks)
+        assert refined.shape == (32, 2)
+        for point in ring[fixed]:
+            assert np.abs(refined - point).sum(axis=1).min() == 0
+
+
+def test_refine_says_what_it_wants(annotator: predict.Annotator, photo: np.ndarray) -> None:
+    with pytest.raises(DataError, match=r"expected \(V, 2\) and \(V,\)"):
+        annotator.refine(photo, [10, 10, 50, 50], np.zeros((8, 2)), np.zeros(7, bool))
 
 
 def test_a_device_that_is_not_there_is_one_line() -> None:
