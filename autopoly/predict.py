@@ -87,9 +87,9 @@ class Annotator:
     def refine(self, image: Image, box: ArrayLike, contour: ArrayLike, fixed: ArrayLike) -> FloatArray:
         """Predict a contour again after a user moved some of its vertices (paper, III-C).
 
-        ``box`` (4,) xyxy, ``contour`` (V, 2) image px with the moved vertices in place, ``fixed`` (V,) bool marks them. The ring is one that
-        :meth:`contours` or this method gave (V = K), or any other, such as a polygon of :meth:`polygons`. The result (K, 2) has the fixed
-        vertices where they are; all others are predicted anew, from the box and the fixed ones.
+        ``box`` (4,) xyxy, ``contour`` (V, 2) image px with the moved vertices in place, ``fixed`` (V,) bool marks them: a ring from
+        :meth:`contours` or this method (V = K), or any other, such as a polygon of :meth:`polygons`. The result (K, 2) has the fixed vertices
+        where they are; all others are predicted anew, from the box and the fixed ones.
         """
         count = self.network.config.vertices
         ring, held = np.asarray(contour, dtype=np.float64), np.asarray(fixed, dtype=bool)
@@ -156,7 +156,7 @@ class Annotator:
 
 
 def _as_contour(ring: FloatArray, fixed: NDArray[np.bool_], box: FloatArray, k: int) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """Give a ring (V, 2) as the network's contour (K, 2) with each fixed vertex in the nearest free place, and which places are held (K,)."""
+    """Give a ring (V, 2) as the network's contour (K, 2) with each fixed vertex in the nearest free place, and which are held (K,)."""
     contour, held = match(clockwise(ring), box, k), np.zeros(k, dtype=bool)
     for point in ring[fixed][:k]:
         distance = np.hypot(*(contour - point).T)
