@@ -87,9 +87,9 @@ class Annotator:
     def refine(self, image: Image, box: ArrayLike, contour: ArrayLike, fixed: ArrayLike) -> FloatArray:
         """Predict a contour again after a user moved some of its vertices (paper, III-C).
 
-        ``box`` (4,) xyxy, ``contour`` (V, 2) image px with the moved vertices in place, ``fixed`` (V,) bool marks them: a ring from
-        :meth:`contours` or this method (V = K), or any other, such as a polygon of :meth:`polygons`. The result (K, 2) has the fixed vertices
-        where they are; all others are predicted anew, from the box and the fixed ones.
+        ``box`` (4,) xyxy, ``contour`` (V, 2) image px with the moved vertices in place, ``fixed`` (V,) bool marks them. The ring may come
+        from :meth:`contours` or this method (V = K), or be any other, such as a polygon of :meth:`polygons`. The result (K, 2) has the
+        fixed vertices where they are; all others are predicted anew, from the box and the fixed ones.
         """
         count = self.network.config.vertices
         ring, held = np.asarray(contour, dtype=np.float64), np.asarray(fixed, dtype=bool)
