@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopoly.errors import DataError
-from autopoly.jobs.objects import Target, components, parts, region, target
+from autopoly.jobs.objects import Target, components, is_truth, parts, region, target
 from autopoly.jobs.pairing import by_id, by_overlap
 from autopoly.metrics.average_precision import Overlaps, pairwise_iou
 from autopoly.metrics.boundary import MARGIN, boundary_f
@@ -89,8 +89,9 @@ def measure(
     ``absent`` is the reason given for truths without one.
     Crowd regions, and truths whose mask is missing or unusable, are neither measured nor held against a prediction.
     """
-    judged, unusable = _targets([one if one.mask and not one.crowd else None for one in truth.instances], size)
-    unjudged = [(one.instance_id, "truth_without_mask") for one in truth.instances if not one.crowd and not one.mask]
+    judged, unusable = _targets([one if is_truth(one) else None for one in truth.instances], size)
+    causes = [(one, "truth_is_predicted" if one.mask else "truth_without_mask") for one in truth.instances]
+    unjudged = [(one.instance_id, reason) for one, reason in causes if not one.crowd and not is_truth(one)]
     unjudged += [(truth.instances[at].instance_id, "truth_mask_unusable") for at in sorted(unusable)]
     ignored = [found for at, one in enumerate(truth.instances) if at not in judged and (found := region(one, size)) is not None]
     truths = list(judged.values())

@@ -31,6 +31,11 @@ class Target:
     polygons: tuple[Polygon, ...] = ()
 
 
+def is_truth(instance: Instance) -> bool:
+    """Say whether an instance can be measured against: no crowd region, and a mask that autopoly did not predict itself."""
+    return bool(instance.mask) and not instance.crowd and instance.mask_source != "predicted"
+
+
 def target(instance: Instance, size: tuple[int, int]) -> Target:
     """Rasterise an instance with a mask in an image of ``size`` (height, width).
 

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from autopoly.errors import DataError
 from autopoly.jobs import run_folder
 from autopoly.jobs.measuring import ImageResult, ScoreOptions, measure
-from autopoly.jobs.objects import size_of
+from autopoly.jobs.objects import is_truth, size_of
 from autopoly.jobs.options import ConvertOptions
 from autopoly.jobs.pairing import ImageFinder
 from autopoly.jobs.scoreboard import SCHEMA, Table, delta, numbers
@@ -94,7 +94,7 @@ def score_run(staged: Path, source: Source, options: ConvertOptions) -> tuple[di
     """
     opened = source.open()
     truth = Chosen(opened, category_ids(opened.header, options.categories), options.limit)
-    if not any(one.mask and not one.crowd for at in range(len(truth.counts)) for one in truth.record(at).instances):
+    if not any(is_truth(one) for at in range(len(truth.counts)) for one in truth.record(at).instances):
         if options.score:
             raise DataError(f"{source.path}: --score needs masks in the source, and it has none; leave --score out")
         return None

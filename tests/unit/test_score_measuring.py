@@ -246,3 +246,13 @@ def test_empty_predictions_of_everything_still_give_numbers() -> None:
     found = scored([], TRUTH)
     assert (found["missing"], found["miou"], found["map_constant"], found["f_2px"]) == (4, 0.0, 0.0, 0.0)
     assert found["map"] is None
+
+
+def test_a_mask_that_was_predicted_is_no_truth() -> None:
+    truth = [
+        image(
+            one(1, square(10, 10, 20)), one(2, square(50, 10, 20), mask_source="predicted"), one(3, square(80, 10, 20), mask_source="kept")
+        )
+    ]
+    found = scored([image(one(1, square(10, 10, 20)), one(2, square(50, 10, 20)), one(3, square(80, 10, 20)))], truth)
+    assert (found["n"], found["unjudged"], found["missing"]) == (2, {"truth_is_predicted": 1}, 0)
