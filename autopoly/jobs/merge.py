@@ -6,15 +6,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 from autopoly.errors import Failure, RunError
 from autopoly.execute.parts import part_path
 from autopoly.execute.shards import Shard
 from autopoly.jobs import part_rows
+from autopoly.jobs.objects import mask_source_of
 from autopoly.jobs.part_rows import Row
 from autopoly.jobs.source import choose
-from autopoly.types import Dataset, Id, Instance, Mask, MaskSource, Record
+from autopoly.types import Dataset, Id, Instance, Mask, Record
 
 KEYS = ("images", "boxes", "predicted", "kept", "none", "skipped_crowd", "left_out_categories")
 """What is counted; ``none`` are boxes without a polygon, each with a row in failures.parquet."""
@@ -82,7 +82,7 @@ def _filled(one: Instance, row: Row | None, old: Instance | None, parts: Parts, 
         if old is None:
             path = part_path(parts.folder, shard.number, parts.mark)
             raise RunError(f"{path}: has nothing on annotation {one.instance_id}; delete it and run again")
-        source = _mask_source(old)
+        source = mask_source_of(old) or ("none" if old.mask is None else "predicted")
         if source == "kept":
             return replace(one, mask_source="kept")
         return replace(one, mask=old.mask if source == "predicted" else None, quality=old.quality, mask_source=source)
@@ -99,11 +99,6 @@ def _before(dataset: Dataset | None, number: int, record: Record) -> tuple[Insta
     if [str(one.instance_id) for one in old] != [str(one.instance_id) for one in record.instances]:
         raise RunError(f"image {record.image_id}: the finished result does not match the source; run again with --overwrite")
     return old
-
-
-def _mask_source(old: Instance) -> MaskSource:
-    source: Literal["predicted", "kept", "none"] | None = old.mask_source or old.extra.get("mask_source")
-    return source or ("none" if old.mask is None else "predicted")
 
 
 def _count(counts: Counter[str], instances: Sequence[Instance], boxes: int) -> None:

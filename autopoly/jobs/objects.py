@@ -11,7 +11,7 @@ import numpy as np
 from autopoly.errors import DataError
 from autopoly.geometry import raster
 from autopoly.metrics.windows import Runs, bounds, cut, paste, rle_of, runs, window_of
-from autopoly.types import Instance, Mask, Polygon, Rle
+from autopoly.types import Instance, Mask, MaskSource, Polygon, Rle
 
 CONNECTIVITY = 8
 """Pixels that touch at a corner are one component."""
@@ -33,7 +33,13 @@ class Target:
 
 def is_truth(instance: Instance) -> bool:
     """Say whether an instance can be measured against: no crowd region, and a mask that autopoly did not predict itself."""
-    return bool(instance.mask) and not instance.crowd and instance.mask_source != "predicted"
+    return bool(instance.mask) and not instance.crowd and mask_source_of(instance) != "predicted"
+
+
+def mask_source_of(instance: Instance) -> MaskSource | None:
+    """Say where an instance's mask comes from: this run, else the run that wrote its file, else None."""
+    source: MaskSource | None = instance.mask_source or instance.extra.get("mask_source")
+    return source
 
 
 def target(instance: Instance, size: tuple[int, int]) -> Target:

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from autopoly.errors import DataError
 from autopoly.jobs import run_folder
 from autopoly.jobs.measuring import ImageResult, ScoreOptions, measure
-from autopoly.jobs.objects import is_truth, size_of
+from autopoly.jobs.objects import is_truth, mask_source_of, size_of
 from autopoly.jobs.options import ConvertOptions
 from autopoly.jobs.pairing import ImageFinder
 from autopoly.jobs.scoreboard import SCHEMA, Table, delta, numbers
@@ -141,7 +141,7 @@ def measure_dataset(
         absent = "no_annotation" if found is not None else "no_image"
         size = size_of([image.size, found.size if found is not None else None], (*image.instances, *predicted))
         crowd += sum(one.crowd for one in image.instances)
-        kept += sum(one.mask_source == "kept" for one in predicted)
+        kept += sum(mask_source_of(one) == "kept" for one in predicted)
         if size is None:
             unjudged["image_size_unknown"] += sum(not one.crowd for one in image.instances)
             continue
