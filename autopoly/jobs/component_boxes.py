@@ -10,6 +10,7 @@ from autopoly.errors import Problem
 from autopoly.geometry import raster
 from autopoly.geometry.boxes import xywh_to_xyxy
 from autopoly.geometry.contours import signed_area, trace_mask
+from autopoly.geometry.polygons import DECIMALS
 from autopoly.types import FloatArray, Instance, Polygon
 
 
@@ -54,7 +55,7 @@ def rounded(polygons: Sequence[Polygon]) -> tuple[Polygon, ...]:
 
 
 def _two_decimals(ring: FloatArray) -> FloatArray:
-    return np.round(ring, 2) + 0.0  # -0.0 becomes 0.0
+    return np.round(ring, DECIMALS) + 0.0  # -0.0 becomes 0.0
 
 
 def _parts_of_mask(instance: Instance, size: tuple[int, int]) -> FloatArray:

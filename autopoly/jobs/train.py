@@ -42,6 +42,7 @@ def run(options: TrainOptions, tell: Callable[[Report], None]) -> Path:
     samples = cached(sources, options.out / "cache", CacheConfig())
     config = TrainConfig(minutes=options.minutes, seed=options.seed, loaders=options.workers)
     config = dataclasses.replace(config, steps=max(1, round(options.epochs * len(samples.train) / config.batch)))
+    device = choose_device(options.device)
     begun = time.time()
     with (options.out / "log.jsonl").open("a") as log:
 
@@ -49,11 +50,11 @@ def run(options: TrainOptions, tell: Callable[[Report], None]) -> Path:
             print(log_line(report), file=log, flush=True)
             tell(report)
 
-        average = train(network, samples, options.out, config, choose_device(options.device), options.resume, note)
+        average = train(network, samples, options.out, config, device, options.resume, note)
     about = {
         "autopoly": autopoly.__version__,
         "torch": torch.__version__,
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} CPU threads, device {choose_device(options.device)}",
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} CPU threads, device {device}",
         "trained_on": {source.name: int(count) for source, count in zip(sources, samples.sizes, strict=True)},
         "held_out": [source.name for source in sources if source.held_out],
         "minutes": round((time.time() - begun) / 60, 1),

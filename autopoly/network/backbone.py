@@ -144,21 +144,19 @@ def _load_packaged(body: nn.Module, name: str) -> None:
 
 def fold_batch_norm(module: nn.Module) -> None:
     """Fold every BatchNorm into the convolution before it, in place; what it did besides (an activation) stays."""
-    previous: tuple[nn.Conv2d, None] | None = None
     for parent in list(module.modules()):
-        previous = None
+        conv: nn.Conv2d | None = None
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Conv2d):
-                previous = (child, None)
-            elif isinstance(child, nn.BatchNorm2d) and previous is not None:
-                conv = previous[0]
+                conv = child
+            elif isinstance(child, nn.BatchNorm2d) and conv is not None:
                 mean, var, eps = child.running_mean, child.running_var, child.eps
                 assert mean is not None and var is not None
                 weight, bias = fuse_conv_bn_weights(conv.weight, conv.bias, mean, var, eps, child.weight, child.bias)
                 conv.weight, conv.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
                 # timm's BatchNormAct2d carries the activation that follows it.
                 setattr(parent, name, getattr(child, "act", nn.Identity()))
-                previous = None
+                conv = None
 
 
 class _FrozenDepthwise(torch.autograd.Function):

@@ -9,8 +9,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import cv2
@@ -29,7 +29,7 @@ from autopoly.metrics.summary import spearman
 from autopoly.network.siamanno import Output, SiamAnno, box_contour
 from autopoly.training.augment import AugmentConfig
 from autopoly.training.losses import LossConfig, Targets, total
-from autopoly.training.samples import Samples
+from autopoly.training.samples import Sample, Samples
 from autopoly.types import Polygon
 
 TELL_EVERY = 50
@@ -104,12 +104,12 @@ class _Stream(TorchDataset[dict[str, Tensor]]):
             )
             for slot, index in enumerate(indices)
         ]
-        return {
-            "pixels": torch.from_numpy(np.stack([sample.pixels for sample in made])),
-            "mask": torch.from_numpy(np.stack([sample.mask for sample in made])),
-            "contour": torch.from_numpy(np.stack([sample.contour for sample in made])),
-            "held": torch.from_numpy(np.stack([sample.held for sample in made])),
-        }
+        return stacked(made)
+
+
+def stacked(made: Sequence[Sample]) -> dict[str, Tensor]:
+    """Make a batch of samples: each of their arrays with a leading B."""
+    return {one.name: torch.from_numpy(np.stack([getattr(sample, one.name) for sample in made])) for one in fields(Sample)}
 
 
 def train(
@@ -298,10 +298,7 @@ def validate(network: SiamAnno, samples: Samples, config: TrainConfig, device: s
             samples.sample(int(i), network.config.crop_side, network.config.search_scale, network.config.vertices, None, config.augment)
             for i in indices[start : start + config.batch]
         ]
-        batch = {
-            name: torch.from_numpy(np.stack([getattr(sample, name) for sample in made])) for name in ("pixels", "mask", "contour", "held")
-        }
-        output, targets = forward(network, batch, device)
+        output, targets = forward(network, stacked(made), device)
         found.append(true_iou(output, targets).cpu())
         estimated.append(output.quality_logits.float().cpu())
     iou, quality = torch.cat(found).numpy(), torch.cat(estimated).numpy()

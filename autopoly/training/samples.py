@@ -18,10 +18,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from autopoly.crops import cut, resample
+from autopoly.crops import OUTSIDE, cut, resample
 from autopoly.errors import DataError
 from autopoly.geometry import contours, matching, raster
 from autopoly.geometry.boxes import scale_xyxy
+from autopoly.geometry.polygons import bounds
 from autopoly.images import ImageProblem, read_rgb
 from autopoly.training import augment
 from autopoly.types import Dataset, FloatArray, Instance, Polygon, Record
@@ -71,7 +72,6 @@ def cached(sources: Sequence[Source], folder: Path, config: CacheConfig, share: 
             return Samples(folder, config, [source.weight for source in sources])
     folder.mkdir(parents=True, exist_ok=True)
     index.unlink(missing_ok=True)
-    count = 0
     unread: list[str] = []
     rows: list[tuple[int, bool, float, bool]] = []
     with (folder / "pixels.u8").open("wb") as pixels, (folder / "masks.u8").open("wb") as masks, (folder / "rings.f4").open("wb") as rings:
@@ -83,7 +83,6 @@ def cached(sources: Sequence[Source], folder: Path, config: CacheConfig, share: 
                     masks.write(mask.tobytes())
                     rings.write(ring.astype(np.float32).tobytes())
                     rows.append((number, kept, short, whole))
-                    count += 1
     if not rows:
         names = ", ".join(source.name for source in sources)
         if unread:
@@ -92,7 +91,7 @@ def cached(sources: Sequence[Source], folder: Path, config: CacheConfig, share: 
     table = np.array(rows, dtype=[("source", "i4"), ("held_out", "?"), ("short", "f4"), ("whole", "?")])
     np.save(folder / "table.npy", table)
     temporary = index.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"described": described, "count": count, "names": [source.name for source in sources]}))
+    temporary.write_text(json.dumps({"described": described, "count": len(rows), "names": [source.name for source in sources]}))
     os.replace(temporary, index)
     return Samples(folder, config, [source.weight for source in sources])
 
@@ -131,7 +130,7 @@ def _samples(
             continue
         samples = [(instance.box, parts, True)]
         if len(parts) > 1:
-            samples += [(_box_of(part), (part,), False) for part in parts]
+            samples += [(bounds((part,)), (part,), False) for part in parts]
         for box, polygons, whole in samples:
             short = float(min(box[2] - box[0], box[3] - box[1]))
             if not short >= config.smallest_side:
@@ -151,10 +150,6 @@ def _parts(instance: Instance, size: tuple[int, int]) -> tuple[Polygon, ...]:
     areas = [abs(contours.signed_area(polygon.exterior)) for polygon in traced]
     # Specks of a pixel-wise mask are noise, not parts.
     return tuple(polygon for polygon, area in zip(traced, areas, strict=True) if area >= max(4.0, 0.002 * sum(areas)))
-
-
-def _box_of(polygon: Polygon) -> FloatArray:
-    return np.concatenate([polygon.exterior.min(axis=0), polygon.exterior.max(axis=0)])
 
 
 def _sample(
@@ -197,12 +192,12 @@ class Samples:
         self.train = np.flatnonzero(~self.table["held_out"])
         self.validation = np.flatnonzero(self.table["held_out"])
         source = self.table["source"][self.train]
-        sizes = np.bincount(source, minlength=len(weights)).astype(np.float64)
-        self.sizes = sizes
+        self.sizes = sizes = np.bincount(source, minlength=len(weights)).astype(np.float64)
         # A source counts by the square root of its size: the large ones must not drown the others.
         share = np.sqrt(sizes) * np.asarray(weights)
         share /= share.sum()
-        self.probability = share[source] / np.maximum(sizes[source], 1)
+        cumulative = np.cumsum(share[source] / np.maximum(sizes[source], 1))
+        self._cumulative = cumulative / cumulative[-1:]
 
     def __reduce__(self) -> tuple[type[Samples], tuple[Path, CacheConfig, tuple[float, ...]]]:
         # A loader process opens the cache itself; the arrays would travel as gigabytes.
@@ -211,10 +206,8 @@ class Samples:
     def draw(self, seed: int, step: int, count: int) -> NDArray[np.int64]:
         """Draw the samples of one step, a function of (seed, step) alone, so that a resumed run sees what an undisturbed one sees."""
         rng = np.random.default_rng([seed, step])
-        cumulative = np.cumsum(self.probability)
-        drawn: NDArray[np.int64] = self.train[
-            np.searchsorted(cumulative / cumulative[-1], rng.random(count), side="right").clip(max=len(self.train) - 1)
-        ]
+        places = np.searchsorted(self._cumulative, rng.random(count), side="right")
+        drawn: NDArray[np.int64] = self.train[places.clip(max=len(self.train) - 1)]
         return drawn
 
     def sample(
@@ -226,7 +219,7 @@ class Samples:
         region = scale_xyxy(placement.box, search_scale)
         # From box units to the cached crop: the true box is its central 1 / scale.
         in_cache = (region - 0.5) / cache.scale + 0.5
-        pixels = resample(self.pixels[index], in_cache * cache.side, (side, side), 127)
+        pixels = resample(self.pixels[index], in_cache * cache.side, (side, side), OUTSIDE)
         mask = resample(self.masks[index], in_cache * cache.mask_side, (side // 2, side // 2), 0)
         ring = (self.rings[index].astype(np.float64) - region[:2]) / (region[2:] - region[:2]) * side
         held = np.zeros(vertices, dtype=bool)
