@@ -14,10 +14,22 @@ from numpy.typing import NDArray
 from autopoly.errors import DataError
 from autopoly.geometry import raster
 from autopoly.jobs.measuring import ImageResult, Row, ScoreOptions
-from autopoly.metrics.average_precision import average_precision, together
+from autopoly.metrics.average_precision import ranking
 from autopoly.metrics.boundary import ELEMENT
 from autopoly.metrics.iou import category_means
-from autopoly.metrics.summary import SIZES, Measured, calibration, calibration_error, delta_intervals, intervals, means, spearman
+from autopoly.metrics.ranking import Ranking
+from autopoly.metrics.summary import (
+    SIZES,
+    Measured,
+    calibration,
+    calibration_error,
+    delta_intervals,
+    intervals,
+    means,
+    ranked_resamples,
+    ranking_intervals,
+    spearman,
+)
 from autopoly.types import Category
 
 SCHEMA = 1
@@ -25,6 +37,8 @@ NAMED = 1000
 """Missing truths listed by id; all are counted."""
 CHANGED = 0.01
 """A change of IoU below this is no change, when instances are counted as better or worse."""
+RANKED = ("map", "map_constant")
+"""The forms of average precision that get an interval."""
 WORST = 50
 """Instances listed among those that got worse."""
 CROWD_SHARE = 0.1
@@ -88,6 +102,7 @@ def numbers(table: Table, options: ScoreOptions) -> dict[str, Any]:
     rows = [row for row, kept in zip(table.rows, keep, strict=True) if kept]
     missing = [row for row in rows if row.missing is not None]
     by = _score_source(table)
+    rankings = _rankings(table, options.min_side, by)
     result: dict[str, Any] = {
         "schema": SCHEMA,
         "prediction": table.prediction,
@@ -103,8 +118,9 @@ def numbers(table: Table, options: ScoreOptions) -> dict[str, Any]:
         "crowd": table.crowd,
         "unjudged": table.unjudged,
         **means(measured),
-        **_average_precisions(table, options.min_side, by),
-        "ci95": intervals(measured, options.resamples, options.seed),
+        **_average_precisions(rankings),
+        "ci95": intervals(measured, options.resamples, options.seed)
+        | ranking_intervals({name: rankings[name] for name in RANKED if name in rankings}, options.resamples, options.seed),
         **_vertices(rows),
         **_quality(rows),
         **_categories(table, measured),
@@ -113,7 +129,7 @@ def numbers(table: Table, options: ScoreOptions) -> dict[str, Any]:
     }
     if options.min_side > 0:
         everything = {"n": len(table.rows), "missing": sum(row.missing is not None for row in table.rows)}
-        result["all"] = {**everything, **means(table.measured()), **_average_precisions(table, 0.0, by)}
+        result["all"] = {**everything, **means(table.measured()), **_average_precisions(_rankings(table, 0.0, by))}
     rounded: dict[str, Any] = _rounded(result)
     return rounded
 
@@ -145,6 +161,7 @@ def delta(first: Table, second: Table, before: dict[str, Any], after: dict[str, 
 
 
 def _convention(table: Table, options: ScoreOptions, by: str) -> dict[str, Any]:
+    ranked = ranked_resamples(options.resamples, sum(len(one.overlaps.sides) for one in table.results))
     return {
         "population": f"box shorter side >= {options.min_side:g} px" if options.min_side > 0 else "all instances",
         "min_side": options.min_side,
@@ -157,7 +174,7 @@ def _convention(table: Table, options: ScoreOptions, by: str) -> dict[str, Any]:
         "map": "COCOeval at IoU 0.50:0.05:0.95, no categories, maxDets unlimited, ties by image and id; *_by_id: matched by identity",
         "map_score": by,
         "by_size": "true mask area in px: small < 32^2 <= medium < 96^2 <= large",
-        "ci95": f"bootstrap over images, {options.resamples} resamples, seed {options.seed}",
+        "ci95": f"bootstrap over images, {options.resamples} resamples ({ranked} for map and map_constant), seed {options.seed}",
         "truth_boxes": table.truth_boxes,
     }
 
@@ -169,18 +186,19 @@ def _score_source(table: Table) -> str:
     return "score" if any(value is not None for one in table.results for value in one.scores) else "none"
 
 
-def _average_precisions(table: Table, min_side: float, by: str) -> dict[str, float]:
-    """Give AP ranked by the predictions' own score (NaN where they have none) and by a constant, matched by overlap and by identity."""
-    images = together([one.overlaps for one in table.results])
+def _rankings(table: Table, min_side: float, by: str) -> dict[str, Ranking]:
+    """Rank the predictions by their own score (left out where they have none) and by a constant, matched by overlap and by identity."""
+    images = [one.overlaps for one in table.results]
     values = [value for one in table.results for value in (one.qualities if by == "quality" else one.scores)]
-    own = np.array([0.0 if value is None else value for value in values], np.float64)
-    constant, same = np.ones(len(own)), images.by_identity()
-    return {
-        "map": average_precision(images, own, min_side) if by != "none" else math.nan,
-        "map_constant": average_precision(images, constant, min_side),
-        "map_by_id": average_precision(same, own, min_side) if by != "none" else math.nan,
-        "map_constant_by_id": average_precision(same, constant, min_side),
-    }
+    scores = {"map": np.array([0.0 if value is None else value for value in values], np.float64)} if by != "none" else {}
+    scores["map_constant"] = np.ones(len(values))
+    ways = {"": False, "_by_id": True}
+    return {f"{name}{way}": ranking(images, column, min_side, same) for way, same in ways.items() for name, column in scores.items()}
+
+
+def _average_precisions(rankings: dict[str, Ranking]) -> dict[str, float]:
+    names = ("map", "map_constant", "map_by_id", "map_constant_by_id")
+    return {name: rankings[name].precision() if name in rankings else math.nan for name in names}
 
 
 def _vertices(rows: list[Row]) -> dict[str, float]:

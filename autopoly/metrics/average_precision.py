@@ -1,4 +1,4 @@
-"""Mean average precision at IoU 0.5 to 0.95 of instances without categories, by pycocotools' own matching and accumulation.
+"""Mean average precision at IoU 0.5 to 0.95 of instances without categories, by pycocotools' own matching.
 
 An image is reduced to its :class:`Overlaps` (the pairs of IoU >= 0.5, all that matching can use), so no mask outlives its image.
 COCOeval's traps are closed here: ids count from 1 (it takes a match with id 0 for none), and ``maxDets`` never cuts. Letters: D
@@ -7,8 +7,6 @@ predictions, G truths, T thresholds, P pairs.
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from pycocotools.cocoeval import COCOeval
 
+from autopoly.metrics.ranking import Ranking
 from autopoly.types import FloatArray, Rle
 
 THRESHOLDS: FloatArray = np.linspace(0.5, 0.95, 10)
@@ -88,26 +87,26 @@ def together(images: Sequence[Overlaps]) -> Overlaps:
     )
 
 
-def average_precision(overlaps: Overlaps, scores: FloatArray, min_side: float = 0.0) -> float:
-    """Give mAP@0.5:0.95 of predictions with (D,) ``scores``, over all images :func:`together`; equal scores keep the order given.
+def ranking(images: Sequence[Overlaps], scores: FloatArray, min_side: float = 0.0, by_identity: bool = False) -> Ranking:
+    """Match the predictions of ``images``, with (D,) ``scores`` over all of them, and rank them; equal scores keep the order given.
 
     Truths whose box has a shorter side under ``min_side`` px are ignored, and so are predictions matched to them, or matched to nothing and
-    as small themselves. NaN where no truth is left to find.
+    as small themselves. ``by_identity`` keeps the pairs of one identity alone, and those with crowd regions.
     """
+    overlaps = together(images)
+    if by_identity:
+        overlaps = overlaps.by_identity()
     ignored_truths = overlaps.crowd | (overlaps.truth_sides < min_side)
-    if ignored_truths.all():
-        return float("nan")
     evaluator = COCOeval(iouType="segm")
     params = evaluator.params
     params.useCats, params.catIds, params.imgIds, params.iouThrs = 0, [1], [0], THRESHOLDS
     params.areaRng, params.areaRngLbl = [[min_side, float("inf")]], ["all"]
     params.maxDets = [len(overlaps.sides) + 1]
     matched, ignored = _matches(evaluator, overlaps, scores, ignored_truths)
-    evaluator.evalImgs = [{"dtScores": scores, "dtMatches": matched, "dtIgnore": ignored, "gtIgnore": ignored_truths.astype(np.int64)}]
-    evaluator._paramsEval = params
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluator.accumulate()
-    return float(evaluator.eval["precision"].mean())
+    numbers = np.arange(len(images))
+    truth_image = np.repeat(numbers, [len(one.truth_sides) for one in images])
+    truths = np.bincount(truth_image[~ignored_truths], minlength=len(images))
+    return Ranking(scores, matched, ignored, np.repeat(numbers, [len(one.sides) for one in images]), truths)
 
 
 def passed(ious: FloatArray) -> FloatArray:

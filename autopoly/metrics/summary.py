@@ -5,17 +5,22 @@ Letters: N instances, R resamples, B bins.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autopoly.metrics.average_precision import passed
+from autopoly.metrics.ranking import Ranking
 from autopoly.types import FloatArray
 
 RESAMPLES = 1000
 """Bootstrap resamples. Whole images are drawn, with replacement: instances of one image are not independent."""
+RANKED_RESAMPLES = (100, 300)
+"""The fewest and the most resamples of a ranking, which cost a step per prediction."""
+RANKED_STEPS = 30_000_000
+"""Predictions times resamples: 300 up to 100,000 predictions, which takes about as many seconds as they have ten thousands."""
 SIZES: dict[str, tuple[float, float]] = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, float("inf"))}
 """Size classes: the true mask's area in px, [low, high)."""
 
@@ -54,6 +59,25 @@ def delta_intervals(first: Measured, second: Measured, resamples: int = RESAMPLE
         before, after = a.means(weights), b.means(weights)
         differences.append({name: after[name] - before[name] for name in before})
     return _percentiles(differences)
+
+
+def ranking_intervals(rankings: Mapping[str, Ranking], resamples: int = RESAMPLES, seed: int = 0) -> dict[str, tuple[float, float]]:
+    """Give the bootstrap 95 % interval of the precision of each of ``rankings``, all of one set of images, the same for the same seed.
+
+    No more than :func:`ranked_resamples` are drawn. A ranking without a truth to find has none, nor counts a resample without one.
+    """
+    chosen = {name: one for name, one in rankings.items() if not np.isnan(one.precision())}
+    if not chosen:
+        return {}
+    some = next(iter(chosen.values()))
+    drawn = _draws(some.images, ranked_resamples(resamples, some.predictions), seed)
+    return _percentiles([{name: one.precision(weights) for name, one in chosen.items()} for weights in drawn])
+
+
+def ranked_resamples(resamples: int, predictions: int) -> int:
+    """Say how many of so many resamples are drawn of a ranking of so many predictions."""
+    fewest, most = RANKED_RESAMPLES
+    return min(resamples, most, max(fewest, RANKED_STEPS // max(predictions, 1)))
 
 
 class _Cells:
@@ -127,11 +151,13 @@ def _draws(images: int, resamples: int, seed: int) -> Iterator[FloatArray]:
 
 
 def _percentiles(samples: list[dict[str, float]]) -> dict[str, tuple[float, float]]:
-    """Give the 2.5 and 97.5 percentile of each name over (R,) samples; empty for no sample."""
+    """Give the 2.5 and 97.5 percentile of each name over the (R,) samples in which it is a number; empty for no sample."""
     result = {}
     for name in samples[0] if samples else ():
-        low, high = np.percentile([sample[name] for sample in samples], [2.5, 97.5])
-        result[name] = (float(low), float(high))
+        values = np.array([sample[name] for sample in samples])
+        if not np.isnan(values).all():
+            low, high = np.nanpercentile(values, [2.5, 97.5])
+            result[name] = (float(low), float(high))
     return result
 
 

@@ -12,8 +12,10 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from autopoly.metrics.average_precision import THRESHOLDS, Overlaps, average_precision, pairwise_iou, passed, together
+from autopoly.metrics.average_precision import THRESHOLDS, Overlaps, pairwise_iou, passed, ranking
 from autopoly.metrics.iou import iou
+from autopoly.metrics.ranking import Ranking
+from autopoly.metrics.summary import ranking_intervals
 from autopoly.types import Rle
 
 SIZE = (60, 80)
@@ -63,6 +65,10 @@ def scene(seed: int, images: int, per_image: int, crowd_share: float = 0.1) -> l
 
 
 def ours(scenes: list[dict[str, Any]], constant: bool = False, min_side: float = 0.0) -> float:
+    return ranked(scenes, constant, min_side).precision()
+
+
+def ranked(scenes: list[dict[str, Any]], constant: bool = False, min_side: float = 0.0) -> Ranking:
     images, scores = [], []
     for scene_ in scenes:
         predictions, truths = [encode(m) for m in scene_["predictions"]], [encode(m) for m in scene_["truths"]]
@@ -79,7 +85,7 @@ def ours(scenes: list[dict[str, Any]], constant: bool = False, min_side: float =
             )
         )
         scores.append(np.ones(len(predictions)) if constant else scene_["scores"])
-    return average_precision(together(images), np.concatenate(scores), min_side)
+    return ranking(images, np.concatenate(scores), min_side)
 
 
 def pycocotools_ap(scenes: list[dict[str, Any]], constant: bool = False, min_side: float = 0.0, first_id: int = 1) -> float:
@@ -141,6 +147,23 @@ def test_crowded_images_matched_by_groups_give_the_whole(constant: bool) -> None
     assert any(len(s["predictions"]) > 100 for s in scenes)
     assert ours(scenes, constant) == pycocotools_ap(scenes, constant)
     assert ours(scenes, constant, 100.0) == pycocotools_ap(scenes, constant, 100.0)
+
+
+@pytest.mark.parametrize("min_side", [0.0, 100.0])
+def test_ap_of_a_resample_is_that_of_pycocotools_on_repeated_images(min_side: float) -> None:
+    scenes = scene(7, images=8, per_image=12)
+    random = np.random.default_rng(1)
+    for one in scenes:  # no ties: copies of an image would rank one after the other there, and copies of a prediction here
+        one["scores"] = random.random(len(one["predictions"]))
+    whole, values = ranked(scenes, min_side=min_side), []
+    for _ in range(8):
+        drawn = np.sort(random.integers(0, len(scenes), len(scenes)))
+        expected = pycocotools_ap([scenes[n] for n in drawn], min_side=min_side)
+        assert whole.precision(np.bincount(drawn, minlength=len(scenes)).astype(float)) == expected
+        values.append(expected)
+    assert len(set(values)) > 4
+    low, high = ranking_intervals({"map": whole}, resamples=200)["map"]
+    assert min(values) - 0.1 < low < whole.precision() < high < max(values) + 0.1
 
 
 def test_truth_id_zero_costs_nothing_here() -> None:

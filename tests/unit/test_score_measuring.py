@@ -71,7 +71,8 @@ def test_truth_against_itself_is_one_everywhere(match: str, per: str) -> None:
     ones = ("miou", "miou_instances", "map_constant", "map_constant_by_id", "pass_rate", "f_1px", "f_2px")
     assert {name: found[name] for name in ones} == dict.fromkeys(ones, 1.0)
     assert (found["n"], found["missing"], found["extra"], found["map"]) == (5 if per == "component" else 4, 0, 0, None)
-    assert found["ci95"]["miou"] == [1.0, 1.0]
+    assert found["ci95"]["miou"] == found["ci95"]["map_constant"] == [1.0, 1.0]
+    assert "map" not in found["ci95"]  # the truth has no score to rank by
     assert found["categories_without_instances"] == ["unicorn"]
     assert [(row["name"], row["miou"]) for row in found["per_category"]] == [("cat", 1.0), ("dog", 1.0)]
 

@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 
 from autopoly.metrics.iou import category_means, iou
-from autopoly.metrics.summary import Measured, calibration, calibration_error, delta_intervals, intervals, means, spearman
+from autopoly.metrics.ranking import Ranking
+from autopoly.metrics.summary import (
+    Measured,
+    calibration,
+    calibration_error,
+    delta_intervals,
+    intervals,
+    means,
+    ranked_resamples,
+    ranking_intervals,
+    spearman,
+)
 
 
 def rows(iou_: list[float], category: list[int], image: list[int] | None = None, categories: int = 3) -> Measured:
@@ -55,6 +66,39 @@ def test_paired_deltas_are_sharper_than_the_numbers_themselves() -> None:
     low, high = delta_intervals(a, b)["miou"]
     assert (low, high) == pytest.approx((0.01, 0.01))
     assert delta_intervals(a, a)["miou"] == (0.0, 0.0)
+
+
+def ranking_of(right: list[bool], image: list[int], truths: list[int], ignored: bool = False) -> Ranking:
+    matched, scores = np.array([right], bool), np.linspace(1, 0.5, len(right))
+    return Ranking(scores, matched, np.full_like(matched, ignored), np.array(image, np.int64), np.array(truths, np.int64))
+
+
+def test_precision_of_a_ranking_by_hand() -> None:
+    """Right, wrong, right of three truths: precision 1 up to a recall of 1/3, then 2/3 up to 2/3, then nothing."""
+    found = ranking_of([True, False, True], [0, 0, 1], [2, 1])
+    assert found.precision() == pytest.approx((34 + 33 * 2 / 3) / 101)
+    assert found.precision(np.array([0.0, 3.0])) == pytest.approx(1.0)
+    assert found.precision(np.array([1.0, 0.0])) == pytest.approx(51 / 101)
+    assert ranking_of([], [], [2]).precision() == 0.0
+    assert math.isnan(ranking_of([True], [0], [0]).precision())
+
+
+def test_intervals_of_a_ranking_skip_resamples_without_truth_and_repeat() -> None:
+    random = np.random.default_rng(0)
+    some = ranking_of((random.random(300) < 0.7).tolist(), np.repeat(np.arange(100), 3).tolist(), [3] * 100)
+    found = ranking_intervals({"map": some, "nothing": ranking_of([True], [0], [0])})
+    assert set(found) == {"map"}
+    assert found["map"][0] < some.precision() < found["map"][1]
+    assert found == ranking_intervals({"map": some}) != ranking_intervals({"map": some}, seed=1)
+    # One image in three has a truth: most draws of three have one, some none.
+    assert ranking_intervals({"map": ranking_of([True], [0], [1, 0, 0])})["map"] == pytest.approx((1.0, 1.0))
+    assert ranking_intervals({"map": ranking_of([True], [0], [1] + [0] * 99)}, resamples=1, seed=1) == {}
+    assert ranking_intervals({"map": some}, resamples=0) == {} == ranking_intervals({})
+
+
+def test_large_rankings_are_drawn_less_often() -> None:
+    assert [ranked_resamples(1000, n) for n in (0, 10, 100_000, 200_000, 10_000_000)] == [300, 300, 300, 150, 100]
+    assert ranked_resamples(50, 10) == 50
 
 
 def test_rank_correlation() -> None:
