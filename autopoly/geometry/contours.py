@@ -139,20 +139,36 @@ def trace_field(field: NDArray[np.floating], level: float, cell: float) -> tuple
     Sample (i, j) lies at ((j + 0.5) * cell, (i + 0.5) * cell); outlines stay inside [0, W * cell] x [0, H * cell], and what is above the
     level at an outermost sample reaches the edge. () when no sample is above the level.
     """
-    if not field.size or not field.max() > level:
+    above = field > level
+    rows, columns = np.flatnonzero(above.any(axis=1)), np.flatnonzero(above.any(axis=0))
+    if not len(rows):
         return ()
-    # The outermost samples are repeated, so that outlines go straight on to the edge; a rim far below the level closes them beyond it.
-    lowest = min(float(field.min()), level) - 1
-    padded = np.pad(np.pad(field.astype(np.float64), 1, mode="edge"), 1, constant_values=lowest)
-    found = contour_generator(z=padded, fill_type=FillType.OuterOffset).filled(level, np.inf)
+    # Only the samples around those above the level are looked at.
+    y, x = _window(rows, field.shape[0]), _window(columns, field.shape[1])
+    samples = field[y.clip(0, field.shape[0] - 1)[:, None], x.clip(0, field.shape[1] - 1)].astype(np.float64)
+    beyond = min(float(samples.min()), level) - 1
+    samples[(y < -1) | (y > field.shape[0])] = beyond
+    samples[:, (x < -1) | (x > field.shape[1])] = beyond
+    found = contour_generator((x + 0.5) * cell, (y + 0.5) * cell, samples, fill_type=FillType.OuterOffset).filled(level, np.inf)
     limits = np.array([field.shape[1], field.shape[0]], dtype=np.float64) * cell
     polygons = []
     for part, ends in zip(found[0], found[1], strict=True):
         assert part is not None
         assert ends is not None
-        rings = [np.clip((part[a : b - 1] - 1.5) * cell, 0, limits) for a, b in pairwise(ends.tolist())]
-        polygons.append(Polygon(clockwise(rings[0]), tuple(clockwise(hole)[::-1] for hole in rings[1:])))
+        # contourpy turns exteriors one way and holes the other: with y down, clockwise and counter-clockwise.
+        points = np.minimum(np.maximum(part, 0), limits)
+        rings = [points[a : b - 1] for a, b in pairwise(ends.tolist())]
+        polygons.append(Polygon(rings[0], tuple(rings[1:])))
     return tuple(polygons)
+
+
+def _window(above: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Give the places of samples to trace, those ``above`` the level and one more on each side, of ``count`` in a row.
+
+    At an end of the row there are two more: its last sample repeated, so that outlines go straight on to the edge, and a place beyond it.
+    """
+    first, last = int(above[0]), int(above[-1])
+    return np.arange(first - 1 if first > 0 else -2, last + 2 if last < count - 1 else count + 2)
 
 
 def single_ring(polygons: Sequence[Polygon]) -> FloatArray:
