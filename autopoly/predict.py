@@ -17,7 +17,7 @@ from autopoly.errors import DataError
 from autopoly.geometry.boxes import problem_of
 from autopoly.geometry.contours import clockwise, trace_field
 from autopoly.geometry.matching import match
-from autopoly.geometry.polygons import clean
+from autopoly.geometry.polygons import clean, to_shapely
 from autopoly.network.checkpoint import fingerprint, load_network, resolve
 from autopoly.network.siamanno import SiamAnno, box_contour
 from autopoly.types import FloatArray, Polygon
@@ -26,15 +26,22 @@ BATCH = 32
 SMALLEST_BATCH = 8
 """Smaller batches are padded: matrix products of one or two rows take another path, whose last bits differ."""
 
+PART_SHARE = 0.02
+"""A part of a mask's outline counts as one of its parts from this share of the whole area."""
+
 Image = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
-    """The polygons of one box, image px, valid and clipped, () where nothing was found; ``quality`` is the estimated IoU in [0, 1]."""
+    """The polygons of one box, image px, valid and clipped, () where nothing was found; ``quality`` is the estimated IoU in [0, 1].
+
+    ``parts`` are the parts of the mask's outline, small ones too, where that outline is what was found and it has several; else ().
+    """
 
     polygons: tuple[Polygon, ...]
     quality: float
+    parts: tuple[Polygon, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,8 +158,15 @@ class Annotator:
         for candidate, quality in ((contour, answer.quality[0]), (outline, answer.quality[1]))[:: 1 if by_contour else -1]:
             polygons = clean(candidate, size, self.tolerance)
             if polygons:
-                return Prediction(polygons, float(quality))
+                return Prediction(polygons, float(quality), self._parts(candidate, size))
         return Prediction((), 0.0)
+
+    def _parts(self, outline: Sequence[Polygon], size: tuple[int, int]) -> tuple[Polygon, ...]:
+        areas = np.array([to_shapely(polygon).area for polygon in outline])
+        if (areas >= PART_SHARE * areas.sum()).sum() < 2:
+            return ()
+        parts = clean(outline, size, self.tolerance, smallest_part=PART_SHARE)
+        return parts if len(parts) > 1 else ()
 
 
 def _as_contour(ring: FloatArray, fixed: NDArray[np.bool_], box: FloatArray, k: int) -> tuple[FloatArray, NDArray[np.bool_]]:

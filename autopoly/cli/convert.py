@@ -16,6 +16,7 @@ class Mode(StrEnum):
     """What one run of the network is about."""
 
     PER_INSTANCE = "per-instance"
+    AUTO_COMPONENTS = "auto-components"
     PER_COMPONENT = "per-component"
 
 
@@ -61,7 +62,10 @@ def convert(
     ] = "auto",
     address: Annotated[str | None, typer.Option(metavar="A", help="An existing Ray cluster.")] = None,
     device: Annotated[Device, typer.Option(help="Where the network runs.")] = Device.AUTO,
-    mode: Annotated[Mode, typer.Option(help="One polygon per instance, or one per box of its component_boxes field.")] = Mode.PER_INSTANCE,
+    mode: Annotated[
+        Mode,
+        typer.Option(help="Outline each instance; then its parts once more, each with a box of its own; or per box of component_boxes."),
+    ] = Mode.PER_INSTANCE,
     components_from_truth: Annotated[
         bool, typer.Option("--components-from-truth", help="Take the component boxes from the source's masks, as the paper does.")
     ] = False,

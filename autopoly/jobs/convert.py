@@ -96,6 +96,7 @@ def _outcomes(options: ConvertOptions, setup: Setup, todo: list[Shard], retry: b
         device=setup.device,
         tolerance=options.tolerance,
         per_component=options.mode == "per-component",
+        auto_components=options.mode == "auto-components",
         components_from_truth=options.components_from_truth,
         keep_existing=options.existing == "keep",
         categories=setup.categories,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from autopoly.errors import RecipeError
 
-MODES = ("per-instance", "per-component")
+MODES = ("per-instance", "auto-components", "per-component")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 

@@ -29,6 +29,11 @@ class Prediction(Protocol):
         """Give the estimated IoU, between 0 and 1."""
         ...
 
+    @property
+    def parts(self) -> tuple[Polygon, ...]:
+        """Give the connected parts of the object, where there are several."""
+        ...
+
 
 class Annotator(Protocol):
     """Turns boxes on pictures into predictions; see :mod:`autopoly.predict`."""
@@ -68,6 +73,7 @@ class Work:
     tolerance: float
     per_component: bool = False
     components_from_truth: bool = False
+    auto_components: bool = False
     keep_existing: bool = False
     categories: frozenset[Id] | None = None
     min_quality: float = 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from autopoly.execute import parts
 from autopoly.execute.shards import Poison, Shard
 from autopoly.geometry.boxes import problem_of
 from autopoly.jobs import part_rows, pictures
-from autopoly.jobs.component_boxes import boxes_of, join, rounded
+from autopoly.jobs.component_boxes import boxes_of, join, predict_parts, rounded
 from autopoly.jobs.part_rows import Row
 from autopoly.jobs.source import choose
 from autopoly.jobs.work import Image, Prediction, Work
@@ -52,7 +53,8 @@ class ConvertWorker:
         self._threads = threads
         self._dataset = work.source.open()
         self._retry = part_rows.read_failures(work.retry) if work.retry else None
-        self._annotator = work.load(work.checkpoint, work.device, work.tolerance, threads)
+        annotator = work.load(work.checkpoint, work.device, work.tolerance, threads)
+        self._predict = partial(predict_parts, annotator) if work.auto_components else annotator.predict
 
     def process(self, shard: Shard, records: Sequence[int] | None = None, poison: Sequence[Poison] = ()) -> Mapping[str, int]:
         """Run a shard and commit its part, or run ``records`` alone and commit nothing. Groups never cross a shard."""
@@ -149,7 +151,7 @@ class ConvertWorker:
             if questions:
                 items.append((image, np.concatenate(boxes)))
                 asked.append(questions)
-        for questions, predictions in zip(asked, self._annotator.predict(items) if items else (), strict=True):
+        for questions, predictions in zip(asked, self._predict(items) if items else (), strict=True):
             at = 0
             for instance, row, count in questions:
                 self._answer(instance, row, predictions[at : at + count])
