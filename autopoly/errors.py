@@ -30,6 +30,10 @@ class RunError(AutopolyError):
     """A run folder cannot be started, resumed or written."""
 
 
+class StorageError(AutopolyError):
+    """An object store cannot be reached, or refuses what is asked of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """Why an instance or a whole image gets no polygon: a stable code and one line for a person."""

@@ -7,6 +7,7 @@ from types import ModuleType
 
 from autopoly.errors import DataError
 from autopoly.formats import ade20k, cityscapes, coco, kitti, kitti_instances, parquet, rooftop
+from autopoly.storage import is_remote
 
 FORMATS: dict[str, ModuleType] = {
     "coco": coco,
@@ -17,13 +18,16 @@ FORMATS: dict[str, ModuleType] = {
     "ade20k": ade20k,
     "rooftop": rooftop,
 }
+REMOTE = ("coco", "parquet")
+"""Formats that are read from object stores too: one file, or one flat folder of files."""
 
 
 def detect(path: Path) -> str:
     """Name the format of a source; raise DataError, with what was looked for, when it is none or several."""
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; check SOURCE")
-    found = [name for name, module in FORMATS.items() if module.matches(path)]
+    names = REMOTE if is_remote(path) else FORMATS
+    found = [name for name in names if FORMATS[name].matches(path)]
     if len(found) == 1:
         return found[0]
     if found:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from autopoly.errors import Failure, RunError
+from autopoly.storage import parquet_bytes
 from autopoly.types import Polygon
 
 SCHEMA = pa.schema(
@@ -88,7 +89,7 @@ def encode(rows: Sequence[Row], mark: str) -> bytes:
 def decode(path: Path, mark: str) -> list[Row]:
     """Read a part back, in the order written; raise RunError for one that is damaged or of another run."""
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(parquet_bytes(path))
     except (OSError, pa.ArrowException) as error:
         raise RunError(f"{path}: damaged part ({' '.join(str(error).split())[:120]}); delete it and run again") from error
     if (table.schema.metadata or {}).get(b"fingerprint") != mark.encode():
@@ -114,7 +115,7 @@ def write_failures(failures: Iterable[Failure], path: Path) -> dict[str, int]:
 def read_failures(path: Path) -> dict[int, set[str]]:
     """Give the annotation ids that failed, by record; an image-level row gives its record an empty set."""
     try:
-        table = pq.read_table(path, columns=["record_id", "annotation_id"])
+        table = pq.read_table(parquet_bytes(path), columns=["record_id", "annotation_id"])
     except (OSError, pa.ArrowException) as error:
         raise RunError(f"{path}: cannot be read ({' '.join(str(error).split())[:120]}); run again with --overwrite") from error
     failed: dict[int, set[str]] = {}

@@ -30,6 +30,7 @@ def layer(modules, packages=""):
 # From the top down: a file imports its own layer and those above it, never one below.
 LAYERS = {
     "words": layer("errors types config", "numpy pydantic"),
+    "places": layer("storage", "pyarrow"),
     "pure": layer("geometry/ metrics/", "numpy shapely pycocotools cv2 contourpy"),
     "data": layer("formats/ images picture_header crops components", "numpy cv2 pyarrow msgspec scipy"),
     "network": layer("network/", "torch torchvision timm safetensors numpy"),
@@ -60,7 +61,7 @@ KNOWS = {
     "geometry/": ("errors", "types", "config", "geometry/"),
     "metrics/": ("errors", "types", "config", "metrics/"),
     "network/": ("errors", "config", "network/"),
-    "execute/": ("errors", "execute/"),
+    "execute/": ("errors", "storage", "execute/"),
 }
 
 
