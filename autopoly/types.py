@@ -63,6 +63,17 @@ class Instance:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
+def is_truth(instance: Instance) -> bool:
+    """Say whether an instance can be learned from or measured against: no crowd region, and a mask that autopoly did not predict itself."""
+    return bool(instance.mask) and not instance.crowd and mask_source_of(instance) != "predicted"
+
+
+def mask_source_of(instance: Instance) -> MaskSource | None:
+    """Say where an instance's mask comes from: this run, else the run that wrote its file, else None."""
+    source: MaskSource | None = instance.mask_source or instance.extra.get("mask_source")
+    return source
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Record:
     """An image with its instances.

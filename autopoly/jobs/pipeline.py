@@ -152,10 +152,9 @@ def _train(recipe: Recipe, out: Path, listeners: Listeners) -> Path:
     parts.commit(mark, table.encode())
 
     def tell(report: training.Report) -> None:
-        told = "  ".join(f"{name} {value:.3f}" for name, value in report.numbers.items())
-        listeners.line(f"step {report.step:,}  {report.progress:.1%}  {told}")
+        listeners.line(training.line_of(report))
 
-    return training.run(replace(recipe.train, resume=resume), tell)
+    return training.run(replace(recipe.train, resume=resume), tell, listeners.line)
 
 
 def _score(recipe: Recipe, out: Path) -> dict[str, Any] | None:

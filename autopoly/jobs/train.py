@@ -1,4 +1,8 @@
-"""Train a network on annotated datasets and leave a checkpoint behind."""
+"""Train a network on annotated datasets and leave a checkpoint behind.
+
+In the folder of the result: ``checkpoint/`` (the network that was best on whole held-out images), ``curves.png``, ``sheet.png`` (held-out
+objects, best, middle and worst), ``log.jsonl``, and what a resumed training goes on from: ``state.safetensors``, ``best/``, ``cache/``.
+"""
 
 from __future__ import annotations
 
@@ -13,58 +17,143 @@ import torch
 import autopoly
 from autopoly.config import NetworkConfig
 from autopoly.errors import RunError
-from autopoly.formats import FORMATS, detect
+from autopoly.jobs import train_sources
+from autopoly.jobs.held_out import BEST, HeldOut
 from autopoly.jobs.train_options import TrainOptions
 from autopoly.network import checkpoint
 from autopoly.network.siamanno import SiamAnno
 from autopoly.predict import choose_device
+from autopoly.training import ranks
 from autopoly.training.loop import Report, TrainConfig, log_line, train
-from autopoly.training.samples import CacheConfig, Source, cached
+from autopoly.training.objective import dtype_of
+from autopoly.training.samples import CacheConfig, Samples, Source, cached, said
+from autopoly.training.state import saved_step
 
-__all__ = ["Report", "TrainOptions", "run"]
+__all__ = ["Report", "TrainOptions", "line_of", "run"]
+
+SHOWN = ("vertex", "mask", "iou_contour", "iou_mask", "val_contour", "val_mask", "miou_instances", "f_1px", "f_2px")
+"""The numbers of a report that a line has room for."""
+Say = Callable[[str], None]
 
 
-def run(options: TrainOptions, tell: Callable[[Report], None]) -> Path:
-    """Train and give the folder of the checkpoint, ``out/checkpoint``; the log is ``out/log.jsonl``, the state to resume from beside it."""
+def run(options: TrainOptions, tell: Callable[[Report], None], say: Say = lambda line: None) -> Path:
+    """Train and give the folder of the checkpoint, ``out/checkpoint``; ``say`` gets lines for a person.
+
+    Under torchrun every process runs this; rank 0 alone writes and speaks. Raise AutopolyError for what cannot be trained.
+    """
     options.check()
-    state = options.out / "state.safetensors"
-    if state.exists() and not options.resume:
+    if saved_step(options.out) is not None and not options.resume:
         raise RunError(f"{options.out}: holds the state of a training; say --resume to go on with it, or choose another --out")
-    options.out.mkdir(parents=True, exist_ok=True)
-    sources = [_source(path, weight, held_out=False) for path, weight in options.train] + [
-        _source(path, 1.0, held_out=True) for path in options.val
-    ]
+    with ranks.joined(choose_device(options.device)) as device:
+        if ranks.rank() > 0:
+            return _run(options, device, lambda report: None, lambda line: None)
+        return _run(options, device, tell, say)
+
+
+def _run(options: TrainOptions, device: str, tell: Callable[[Report], None], say: Say) -> Path:
+    dtype = str(dtype_of(options.precision, device)).removeprefix("torch.")
     torch.manual_seed(options.seed)
-    if options.init is not None:
-        network = checkpoint.load_network(options.init).train()
-    else:
-        network = SiamAnno(NetworkConfig() if options.backbone is None else NetworkConfig(backbone=options.backbone), pretrained=True)
-    samples = cached(sources, options.out / "cache", CacheConfig())
-    config = TrainConfig(minutes=options.minutes, seed=options.seed, loaders=options.workers)
-    config = dataclasses.replace(config, steps=max(1, round(options.epochs * len(samples.train) / config.batch)))
-    device = choose_device(options.device)
+    network = _start(options, say)
+    sources = train_sources.opened(options)
+    samples = _cached(options, sources)
+    _say_samples(sources, samples, say)
+    config = _config(options, len(samples.train))
+    say(f"learns on {device} in {dtype}, {config.batch} samples a step{_processes(device)}")
+    held = HeldOut(sources, samples, config.validation_samples, device, options.out) if ranks.rank() == 0 else None
     begun = time.time()
-    with (options.out / "log.jsonl").open("a") as log:
 
-        def note(report: Report) -> None:
-            print(log_line(report), file=log, flush=True)
-            tell(report)
+    def note(report: Report) -> None:
+        with (options.out / "log.jsonl").open("a") as log:
+            print(log_line(report), file=log)
+        tell(report)
 
-        average = train(network, samples, options.out, config, device, options.resume, note)
-    about = {
-        "autopoly": autopoly.__version__,
-        "torch": torch.__version__,
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} CPU threads, device {device}",
-        "trained_on": {source.name: int(count) for source, count in zip(sources, samples.sizes, strict=True)},
-        "held_out": [source.name for source in sources if source.held_out],
-        "minutes": round((time.time() - begun) / 60, 1),
-        "training": dataclasses.asdict(config),
-    }
+    average = train(network, samples, options.out, config, device, options.resume, note, None if held is None else held.check)
     folder = options.out / "checkpoint"
-    checkpoint.save(average, folder, about)
+    if held is not None:
+        about = {
+            "autopoly": autopoly.__version__,
+            "torch": torch.__version__,
+            "machine": f"{platform.machine()}, {torch.get_num_threads()} CPU threads, device {device}, {dtype}, {ranks.world()} processes",
+            "trained_on": {source.name: int(count) for source, count in zip(sources, samples.sizes, strict=True)},
+            "held_out": [source.name for source in sources if source.held_out],
+            "minutes": round((time.time() - begun) / 60, 1),
+            "training": dataclasses.asdict(config),
+        }
+        _finish(options.out, average, held, about, say)
     return folder
 
 
-def _source(path: Path, weight: float, held_out: bool) -> Source:
-    name = detect(path)
-    return Source(path.name if path.suffix == "" else path.stem, FORMATS[name].read(path), weight, held_out)
+def line_of(report: Report) -> str:
+    """Give a report as one line for a person."""
+    told = "  ".join(f"{name} {report.numbers[name]:.3f}" for name in SHOWN if name in report.numbers)
+    speed = f"  {report.speed:.0f} samples/s" if report.speed else ""
+    left = f"  {report.left / 60:.1f} min left" if report.left is not None else ""
+    return f"step {report.step:,}  {report.progress:.1%}{speed}{left}  {told}"
+
+
+def _start(options: TrainOptions, say: Say) -> SiamAnno:
+    step = saved_step(options.out) if options.resume else None
+    if options.init is not None:
+        network = checkpoint.load_network(options.init).train()
+        start = f"checkpoint {checkpoint.resolve(options.init)} ({checkpoint.fingerprint(options.init)})"
+    else:
+        network = SiamAnno(NetworkConfig() if options.backbone is None else NetworkConfig(backbone=options.backbone), pretrained=True)
+        start = f"ImageNet weights of {network.config.backbone}"
+    say(f"starts from {start}" if step is None else f"goes on from step {step:,} of {options.out}, begun from {start}")
+    return network
+
+
+def _cached(options: TrainOptions, sources: list[Source]) -> Samples:
+    """Build the cache in rank 0 and open it in the others; raise RunError where they do not see it."""
+    folder, config = options.out / "cache", CacheConfig()
+    samples = cached(sources, folder, config, options.held_out) if ranks.rank() == 0 else None
+    ranks.wait()
+    if samples is None:
+        if not (folder / "index.json").is_file():
+            raise RunError(f"{options.out}: not seen by every node; --out must be on storage that they share")
+        samples = Samples(folder, config, [source.weight for source in sources])
+    return samples
+
+
+def _say_samples(sources: list[Source], samples: Samples, say: Say) -> None:
+    for source, count in zip(sources, samples.sizes.astype(int).tolist(), strict=True):
+        what = "held out whole" if source.held_out else f"{count:,} samples to learn from" if count else "NO sample to learn from"
+        say(f"{source.name}: {source.dataset.header.format}, {what}")
+    if not len(samples.validation):
+        say("nothing is held out, so the last weights become the checkpoint; name a dataset with --val to choose the best")
+    if samples.left_out:
+        say(f"left out: {said(samples.left_out)}")
+
+
+def _config(options: TrainOptions, count: int) -> TrainConfig:
+    same = {one.name for one in dataclasses.fields(TrainConfig)} & {one.name for one in dataclasses.fields(TrainOptions)}
+    values = {name: getattr(options, name) for name in same}
+    return TrainConfig(**values, steps=max(1, round(options.epochs * count / options.batch)), loaders=options.workers)
+
+
+def _processes(device: str) -> str:
+    if ranks.world() > 1:
+        return f", shared by {ranks.world()} processes"
+    more = torch.cuda.device_count() if device.startswith("cuda") else 1
+    return f"; {more} GPUs are here, torchrun --nproc-per-node {more} -m autopoly train ... uses them all" if more > 1 else ""
+
+
+def _finish(out: Path, average: SiamAnno, held: HeldOut, about: dict[str, object], say: Say) -> None:
+    """Leave the checkpoint, the curves and the sheet."""
+    # Only now, since matplotlib takes its second.
+    from autopoly.report import training
+
+    best = held.best()
+    if best is None:
+        checkpoint.save(average, out / "checkpoint", about)
+    else:
+        checkpoint.save(checkpoint.load_network(out / BEST), out / "checkpoint", about | {"best": best})
+        say(
+            f"the checkpoint is that of step {best['step']:,}, the best on {held.count:,} held-out instances: mIoU "
+            f"{best['miou_instances']:.3f}, F 2 px {best['f_2px']:.3f}"
+        )
+    training.curves(training.history(out / "log.jsonl"), out / "curves.png", None if best is None else best["step"])
+    drawn = training.held_out_sheet(held.picks(), out / "sheet.png")
+    say(f"{out / 'curves.png'}: losses and scores")
+    if drawn:
+        say(f"{out / 'sheet.png'}: held-out objects, best, middle and worst")

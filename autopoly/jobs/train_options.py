@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from autopoly.errors import RecipeError
+from autopoly.jobs.options import DEVICES
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True, slots=True)
 class TrainOptions:
-    """Every option of ``autopoly train``. ``train`` holds (path, weight) pairs, ``val`` datasets that are held out whole."""
+    """Every option of ``autopoly train``. ``train`` holds (path, weight) pairs, ``val`` datasets that are held out whole.
+
+    The meaning and unit of those about learning are in :class:`autopoly.training.schedule.TrainConfig`.
+    """
 
     train: tuple[tuple[Path, float], ...]
     out: Path
     val: tuple[Path, ...] = ()
+    held_out: float = 0.04
+    """Share of each source's images that is held out too."""
     epochs: float = 4.0
     minutes: float | None = None
+    batch: int = 32
+    rate: float = 1e-3
+    backbone_rate: float = 0.3
+    decay: float = 0.05
+    warmup: int = 200
+    clip: float = 5.0
+    ema: float = 0.999
+    sides: tuple[tuple[float, int], ...] = ((0.0, 160), (0.72, 224))
+    unfreeze: float = 1.0
+    precision: str = "auto"
+    validations: int = 10
+    validation_samples: int = 512
     backbone: str | None = None
     init: str | None = None
     device: str = "auto"
@@ -26,13 +48,43 @@ class TrainOptions:
 
     def check(self) -> None:
         """Raise RecipeError, in one line, for a value out of range or a contradiction."""
+        places = [_place(path) for path, _ in self.train]
+        both = [path for path in self.val if _place(path) in places]
+        starts = [start for start, _ in self.sides]
         for wrong, line in (
             (not self.train, "--train: name at least one dataset with masks"),
-            (any(not weight > 0 for _, weight in self.train), "--train SRC=WEIGHT: a weight must be above 0"),
-            (not self.epochs > 0, f"--epochs {self.epochs}: expected more than 0"),
+            (any(not 0 < weight < float("inf") for _, weight in self.train), "--train SRC=WEIGHT: a weight must be above 0"),
+            (len(set(places)) < len(places), "--train: a dataset is named twice; give it a weight instead"),
+            (bool(both), f"--val {both[0] if both else ''}: is trained on too, so it would measure nothing; leave it out of one of them"),
+            (not 0 <= self.held_out < 1, f"--held-out {self.held_out}: expected a share from 0 to below 1"),
+            (not 0 < self.epochs < float("inf"), f"--epochs {self.epochs}: expected more than 0"),
             (self.minutes is not None and not self.minutes > 0, f"--minutes {self.minutes}: expected more than 0"),
+            (self.batch < 1, f"--batch {self.batch}: expected 1 sample or more"),
+            (not 0 < self.rate < float("inf"), f"--rate {self.rate}: expected more than 0"),
+            (not 0 <= self.backbone_rate < float("inf"), f"--backbone-rate {self.backbone_rate}: expected 0 or more"),
+            (not 0 <= self.decay < float("inf"), f"--decay {self.decay}: expected 0 or more"),
+            (self.warmup < 0, f"--warmup {self.warmup}: expected 0 steps or more"),
+            (not self.clip > 0, f"--clip {self.clip}: expected more than 0"),
+            (not 0 <= self.ema < 1, f"--ema {self.ema}: expected a share from 0 to below 1"),
+            (
+                starts[:1] != [0.0] or any(a >= b for a, b in pairwise(starts)),
+                "--sides [SHARE=]PX: expected a first side without a share, then others from ever larger shares of the training on",
+            ),
+            (any(side < 32 or side % 32 for _, side in self.sides), "--sides [SHARE=]PX: a side must be a multiple of 32 px"),
+            (not 0 <= self.unfreeze <= 1, f"--unfreeze {self.unfreeze}: expected a share from 0 to 1"),
+            (self.precision not in PRECISIONS, f"--precision {self.precision}: expected one of {', '.join(PRECISIONS)}"),
+            (self.validations < 1, f"--validations {self.validations}: expected 1 or more"),
+            (self.validation_samples < 1, f"--validation-samples {self.validation_samples}: expected 1 or more"),
+            (self.device not in DEVICES, f"--device {self.device}: expected one of {', '.join(DEVICES)}"),
             (self.workers < 0, f"--workers {self.workers}: expected 0 (in this process) or more"),
+            (self.seed < 0, f"--seed {self.seed}: expected 0 or more"),
             (self.init is not None and self.backbone is not None, "--init and --backbone: the checkpoint has its backbone; choose one"),
         ):
             if wrong:
                 raise RecipeError(line)
+
+
+def _place(path: Path) -> str:
+    """Give the real place of a dataset: its folder, where the path is that of the annotations in it."""
+    real = os.path.realpath(path)
+    return os.path.dirname(real) if os.path.basename(real) == "annotations.json" else real

@@ -1,8 +1,7 @@
 """From annotated pictures to a cache of crops, and from the cache to training batches. S crop side, K contour vertices, V ring points.
 
 Every instance becomes one sample (all its parts, the instance's box); an instance in several parts gives one more sample per part. The
-cache is
-a folder of memory-mapped arrays: decoding and warping happen once, an epoch only reads.
+cache is a folder of memory-mapped arrays: decoding and warping happen once, an epoch only reads. What cannot be learned from is counted.
 """
 
 from __future__ import annotations
@@ -19,13 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopoly.crops import OUTSIDE, cut, resample
-from autopoly.errors import DataError
+from autopoly.errors import DataError, Problem
 from autopoly.geometry import contours, matching, raster
 from autopoly.geometry.boxes import scale_xyxy
 from autopoly.geometry.polygons import bounds
 from autopoly.images import ImageProblem, read_rgb
 from autopoly.training import augment
-from autopoly.types import Dataset, FloatArray, Instance, Polygon, Record
+from autopoly.types import Dataset, FloatArray, Instance, Polygon, Record, Rle, is_truth, mask_source_of
+
+LeftOut = dict[str, tuple[int, str]]
+"""What is not learned from: by code, how many, and the first, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +47,16 @@ class CacheConfig:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One annotated dataset, how often it is drawn relative to the square root of its size, and whether it is held out whole."""
+    """One annotated dataset, how often it is drawn relative to the square root of its size, and whether it is held out whole.
+
+    ``content`` stands for what is in its files: with another one the cache is built anew.
+    """
 
     name: str
     dataset: Dataset
     weight: float = 1.0
     held_out: bool = False
+    content: str = ""
 
 
 def held_out(name: str, image: str, share: float) -> bool:
@@ -62,7 +68,7 @@ def held_out(name: str, image: str, share: float) -> bool:
 def cached(sources: Sequence[Source], folder: Path, config: CacheConfig, share: float = 0.04) -> Samples:
     """Open the cache in ``folder``, or build it. ``share`` of each source's images is held out.
 
-    Raise DataError when no instance of the sources has a mask.
+    Masks that autopoly predicted itself are no truth and not learned from. Raise DataError when there is nothing to learn from.
     """
     described = {"config": asdict(config), "share": share, "sources": [_describe(source) for source in sources]}
     index = folder / "index.json"
@@ -72,34 +78,62 @@ def cached(sources: Sequence[Source], folder: Path, config: CacheConfig, share: 
             return Samples(folder, config, [source.weight for source in sources])
     folder.mkdir(parents=True, exist_ok=True)
     index.unlink(missing_ok=True)
-    unread: list[str] = []
-    rows: list[tuple[int, bool, float, bool]] = []
+    left_out: LeftOut = {}
+    rows: list[tuple[int, bool, float, bool, int]] = []
     with (folder / "pixels.u8").open("wb") as pixels, (folder / "masks.u8").open("wb") as masks, (folder / "rings.f4").open("wb") as rings:
         for number, source in enumerate(sources):
             for record in _records(source.dataset):
                 kept = source.held_out or held_out(source.name, record.file_name, share)
-                for pixel, mask, ring, short, whole in _samples(record, source.dataset.image_root, config, unread):
+                for pixel, mask, ring, short, whole in _samples(record, source.dataset.image_root, config, left_out):
                     pixels.write(pixel.tobytes())
                     masks.write(mask.tobytes())
                     rings.write(ring.astype(np.float32).tobytes())
-                    rows.append((number, kept, short, whole))
-    if not rows:
-        names = ", ".join(source.name for source in sources)
-        if unread:
-            raise DataError(f"{names}: {len(unread)} pictures with masks cannot be read, none can; the first: {unread[0]}")
-        raise DataError(f"{names}: no instance has a mask, so there is nothing to learn from; training needs polygons or RLE masks")
-    table = np.array(rows, dtype=[("source", "i4"), ("held_out", "?"), ("short", "f4"), ("whole", "?")])
+                    rows.append((number, kept, short, whole, record.ordinal))
+    if all(held for _, held, *_ in rows):
+        raise _nothing(sources, left_out, bool(rows))
+    table = np.array(rows, dtype=[("source", "i4"), ("held_out", "?"), ("short", "f4"), ("whole", "?"), ("record", "i8")])
     np.save(folder / "table.npy", table)
     temporary = index.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"described": described, "count": len(rows), "names": [source.name for source in sources]}))
+    names = [source.name for source in sources]
+    temporary.write_text(json.dumps({"described": described, "count": len(rows), "names": names, "left_out": left_out}))
     os.replace(temporary, index)
     return Samples(folder, config, [source.weight for source in sources])
+
+
+def _nothing(sources: Sequence[Source], left_out: LeftOut, held: bool) -> DataError:
+    names = ", ".join(source.name for source in sources)
+    if held:
+        return DataError(f"{names}: every image with masks is held out, so there is nothing to learn from; add images, or hold out fewer")
+    if left_out.keys() - {"no_mask", "crowd"}:
+        return DataError(f"{names}: no instance with a mask can be learned from: {said(left_out)}")
+    return DataError(f"{names}: no instance has a mask, so there is nothing to learn from; training needs polygons or RLE masks")
+
+
+def said(left_out: LeftOut) -> str:
+    """Say in one line how many instances (or pictures) were left out, by code, with the first of each; nothing for none."""
+    return "; ".join(f"{count:,} {code}" + (f" (the first: {first})" if first else "") for code, (count, first) in sorted(left_out.items()))
+
+
+def unusable(instance: Instance) -> Problem | None:
+    """Say why an instance cannot be learned from or measured against, None where it can."""
+    if instance.crowd:
+        return Problem("crowd", "")
+    if not is_truth(instance):
+        predicted = mask_source_of(instance) == "predicted" and bool(instance.mask)
+        return Problem("predicted_mask", f"annotation {instance.instance_id}") if predicted else Problem("no_mask", "")
+    return instance.problem
+
+
+def _count(left_out: LeftOut, problem: Problem) -> None:
+    count, first = left_out.get(problem.code, (0, problem.message))
+    left_out[problem.code] = count + 1, first
 
 
 def _describe(source: Source) -> dict[str, object]:
     counts = np.asarray(source.dataset.counts)
     return {
         "name": source.name,
+        "content": source.content,
         "held_out": source.held_out,
         "counts": hashlib.sha256(counts.astype(np.int64).tobytes()).hexdigest()[:16],
         "root": os.path.abspath(source.dataset.image_root),
@@ -112,40 +146,48 @@ def _records(dataset: Dataset) -> Iterator[Record]:
 
 
 def _samples(
-    record: Record, root: str, config: CacheConfig, unread: list[str]
+    record: Record, root: str, config: CacheConfig, left_out: LeftOut
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8], FloatArray, float, bool]]:
     """Give (crop, mask, ring in box units, shorter box side, whole instance?) for each usable instance and part of a record."""
-    usable = [i for i in record.instances if i.mask and not i.crowd and i.problem is None]
-    if not usable or record.problem is not None:
+    usable = []
+    for instance in record.instances:
+        problem = unusable(instance)
+        if problem is None:
+            usable.append(instance)
+        else:
+            _count(left_out, problem)
+    if not usable:
         return
     try:
         image = read_rgb(record, root)
     except ImageProblem as error:
-        unread.append(f"{record.file_name}: {error.problem.message}")
+        _count(left_out, error.problem)
         return
     size = (image.shape[0], image.shape[1])
     for instance in usable:
         parts = _parts(instance, size)
-        if not parts:
-            continue
         samples = [(instance.box, parts, True)]
         if len(parts) > 1:
             samples += [(bounds((part,)), (part,), False) for part in parts]
         for box, polygons, whole in samples:
             short = float(min(box[2] - box[0], box[3] - box[1]))
-            if not short >= config.smallest_side:
+            if polygons and not short >= config.smallest_side:
+                if whole:
+                    _count(left_out, Problem("too_small", f"annotation {instance.instance_id}: a side under {config.smallest_side:g} px"))
                 continue
-            made = _sample(image, box, polygons, config)
+            made = _sample(image, box, polygons, config) if polygons else None
             if made is not None:
                 yield (*made, short, whole)
+            elif whole:
+                _count(left_out, Problem("mask_unusable", f"annotation {instance.instance_id} of {record.file_name}"))
 
 
 def _parts(instance: Instance, size: tuple[int, int]) -> tuple[Polygon, ...]:
     mask = instance.mask
-    if mask is None:
+    if not isinstance(mask, Rle):
+        return tuple(polygon for polygon in mask or () if len(polygon.exterior) >= 3 and abs(contours.signed_area(polygon.exterior)) >= 4)
+    if tuple(mask.size) != size:
         return ()
-    if isinstance(mask, tuple):
-        return tuple(polygon for polygon in mask if len(polygon.exterior) >= 3 and abs(contours.signed_area(polygon.exterior)) >= 4)
     traced = contours.trace_mask(raster.decode(mask))
     areas = [abs(contours.signed_area(polygon.exterior)) for polygon in traced]
     # Specks of a pixel-wise mask are noise, not parts.
@@ -158,9 +200,9 @@ def _sample(
     crop = cut(image, box, config.scale, config.side)
     # The mask is drawn in the cached crop's own pixels, then averaged down: coverage, not a yes or no.
     moved = tuple(Polygon(crop.to_crop(p.exterior), tuple(crop.to_crop(hole) for hole in p.holes)) for p in polygons)
-    drawn = raster.fill(moved, (config.side, config.side)).astype(np.uint8) * 255
-    mask = cv2.resize(drawn, (config.mask_side, config.mask_side), interpolation=cv2.INTER_AREA)
     try:
+        drawn = raster.fill(moved, (config.side, config.side)).astype(np.uint8) * 255
+        mask = cv2.resize(drawn, (config.mask_side, config.mask_side), interpolation=cv2.INTER_AREA)
         ring = contours.resample(contours.single_ring(polygons), config.ring)
     except DataError:
         return None
@@ -184,7 +226,10 @@ class Samples:
         self._opened = (folder, config, tuple(weights))
         self.config = config
         self.table = np.load(folder / "table.npy")
-        self.names: list[str] = json.loads((folder / "index.json").read_text())["names"]
+        index = json.loads((folder / "index.json").read_text())
+        self.names: list[str] = index["names"]
+        self.left_out: LeftOut = {code: (count, first) for code, (count, first) in index.get("left_out", {}).items()}
+        self.key = hashlib.sha256(json.dumps(index["described"], sort_keys=True).encode()).hexdigest()[:16]
         count, side, mask = len(self.table), config.side, config.mask_side
         self.pixels = np.memmap(folder / "pixels.u8", np.uint8, "r", shape=(count, side, side, 3))
         self.masks = np.memmap(folder / "masks.u8", np.uint8, "r", shape=(count, mask, mask))
@@ -202,6 +247,11 @@ class Samples:
     def __reduce__(self) -> tuple[type[Samples], tuple[Path, CacheConfig, tuple[float, ...]]]:
         # A loader process opens the cache itself; the arrays would travel as gigabytes.
         return Samples, self._opened
+
+    def held_out_images(self) -> list[tuple[int, int]]:
+        """List the held-out images with samples, each as (source, record), in order."""
+        rows = self.table[self.validation]
+        return sorted(set(zip(rows["source"].tolist(), rows["record"].tolist(), strict=True)))
 
     def draw(self, seed: int, step: int, count: int) -> NDArray[np.int64]:
         """Draw the samples of one step, a function of (seed, step) alone, so that a resumed run sees what an undisturbed one sees."""

@@ -159,8 +159,8 @@ def test_true_iou_of_a_square_contour_by_formula() -> None:
     contour = box_contour(side, 2.0, 32)  # the central 32 x 32 of 64
     mask = torch.zeros(1, side // 2, side // 2)
     mask[:, 8:24, 8:16] = 1  # its left half, at S/2
-    logits = torch.full((1, 1, side // 4, side // 4), -9.0)
-    logits[..., 4:12, 4:12] = 9.0
+    logits = torch.full((1, 1, side // 2, side // 2), -9.0)
+    logits[..., 8:24, 8:24] = 9.0
     output = Output((contour,), logits, logits, torch.zeros(1, 2))
     targets = losses.Targets(contour, mask, torch.zeros(1, 32, dtype=torch.bool), 32.0)
     np.testing.assert_allclose(loop.true_iou(output, targets).numpy(), [[0.5, 0.5]], atol=0.03)

@@ -1,0 +1,63 @@
+"""A batch through the network, and how good its answer truly is. B batch, K contour vertices, S crop side."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from autopoly.config import NetworkConfig
+from autopoly.errors import RecipeError
+from autopoly.geometry import raster
+from autopoly.network.siamanno import Output, box_contour
+from autopoly.training.losses import Targets
+from autopoly.types import Polygon
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def dtype_of(precision: str, device: str) -> torch.dtype:
+    """Give the number type of a precision; ``auto`` is the fastest that a device multiplies in hardware.
+
+    Raise RecipeError for fp16 elsewhere than on CUDA.
+    """
+    kind = torch.device(device).type
+    if precision == "auto":
+        if kind == "cuda":
+            # Not the emulation, which says yes on every card and is slow.
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        fast = kind == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        return torch.bfloat16 if fast else torch.float32
+    if precision == "fp16" and kind != "cuda":
+        raise RecipeError(f"--precision fp16: needs a CUDA device, this is {kind}; choose bf16, fp32 or auto")
+    return PRECISIONS[precision]
+
+
+def forward(network: nn.Module, config: NetworkConfig, batch: dict[str, Tensor], device: str, dtype: torch.dtype) -> tuple[Output, Targets]:
+    """Run the network on a batch of the loader and give its output with the batch's targets."""
+    pixels = batch["pixels"].to(device, non_blocking=True).permute(0, 3, 1, 2)
+    side = pixels.shape[-1]
+    contour, held = batch["contour"].to(device, non_blocking=True), batch["held"].to(device, non_blocking=True)
+    initial = box_contour(side, config.search_scale, config.vertices, pixels.shape[0], device)
+    initial = torch.where(held.unsqueeze(-1), contour, initial)
+    with torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32):
+        output = cast(Output, network(pixels, initial, held))
+    mask = batch["mask"].to(device, non_blocking=True).float() / 255
+    return output, Targets(contour, mask, held, side / config.search_scale)
+
+
+def true_iou(output: Output, targets: Targets) -> Tensor:
+    """Measure the IoU of contours and mask outlines with the truth at S/2, (B, 2)."""
+    truth = targets.mask > 0.5
+    size = (truth.shape[-2], truth.shape[-1])
+    # Numbers too large for fp16 make contours of nan: a step that is skipped, not an end.
+    rings = np.nan_to_num((output.contours[-1].detach().float() / 2).cpu().numpy().astype(np.float64))
+    filled: list[NDArray[np.bool_]] = [raster.fill((Polygon(ring),), size) for ring in rings]
+    contour = torch.from_numpy(np.stack(filled)).to(truth.device)
+    mask = output.mask_logits.detach().squeeze(1) > 0
+    both = torch.stack([contour, mask], dim=1)  # (B, 2, S/2, S/2)
+    known = truth.unsqueeze(1)
+    return (both & known).sum((2, 3)).float() / (both | known).sum((2, 3)).clamp(min=1)
