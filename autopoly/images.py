@@ -1,6 +1,7 @@
 """Read pictures: (H, W, 3) uint8 RGB, the same from a file and from bytes, or a :class:`Problem` with a stable code. H W rows and columns.
 
-Codes: ``image_missing``, ``image_empty``, ``image_truncated_or_corrupt``, ``image_size_mismatch``, ``image_too_large``, and a record's own
+Codes: ``image_missing``, ``image_unreachable``, ``image_empty``, ``image_truncated_or_corrupt``, ``image_size_mismatch``,
+``image_too_large``, and a record's own
 (``path_outside_root``, ``image_not_listed``).
 """
 
@@ -8,14 +9,16 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from autopoly.errors import Problem
+from autopoly.errors import Problem, StorageError
 from autopoly.picture_header import read_header
+from autopoly.storage import ObjectPath, is_remote, place
 from autopoly.types import Record
 
 LARGEST = 200_000_000
@@ -81,20 +84,51 @@ def path_of(record: Record, root: str | Path) -> Path:
 
     Backslashes count as slashes, and composed letters as their parts, where no file has the name as written.
     """
+    for path in _candidates(record, root):
+        try:
+            # A name of 300 letters is no file, and not an error of ours.
+            if path.is_file() if isinstance(path, ObjectPath) else os.path.isfile(path):
+                return path
+        except StorageError as error:
+            raise _unreachable(error) from error
+    raise _missing(record, root)
+
+
+def _candidates(record: Record, root: str | Path) -> Iterator[Path]:
     if record.problem is not None:
         raise ImageProblem(record.problem)
-    name = record.file_name
-    for variant in (name, name.replace("\\", "/"), unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)):
-        path = Path(root, variant)
-        # A name with a zero byte or of 300 letters is no file, and not an error of ours.
-        if variant and "\0" not in variant and os.path.isfile(path):
-            return path
-    raise ImageProblem(Problem("image_missing", f"{record.file_name or '(no file name)'}: no such picture under {root}; check --images"))
+    name, folder = record.file_name, place(root)
+    for variant in dict.fromkeys((name, name.replace("\\", "/"), unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))):
+        if variant and "\0" not in variant:
+            yield folder / variant
+
+
+def _missing(record: Record, root: str | Path) -> ImageProblem:
+    return ImageProblem(Problem("image_missing", f"{record.file_name or '(no file name)'}: no such picture under {root}; check --images"))
+
+
+def _download(record: Record, root: str | Path, limit: int) -> bytes:
+    """Read an object; the store's client tries again, a bounded number of times, where trying again may help."""
+    for path in _candidates(record, root):
+        assert isinstance(path, ObjectPath)
+        try:
+            return path.read_head(limit)
+        except FileNotFoundError:
+            continue
+        except StorageError as error:
+            raise _unreachable(error) from error
+    raise _missing(record, root)
+
+
+def _unreachable(error: StorageError) -> ImageProblem:
+    return ImageProblem(Problem("image_unreachable", str(error)))
 
 
 def _bytes(record: Record, root: str | Path, limit: int = -1) -> bytes:
     if record.data is not None:
         data = record.data
+    elif is_remote(root):
+        data = _download(record, root, limit)
     else:
         path = path_of(record, root)
         try:

@@ -15,6 +15,7 @@ from typing import Any
 
 from autopoly.errors import RunError
 from autopoly.execute.shards import Shard
+from autopoly.storage import ObjectPath
 
 PLAN = "plan.json"
 LOCK = ".autopoly.lock"
@@ -42,12 +43,18 @@ def part_path(folder: Path, number: int, mark: str) -> Path:
 
 def missing(shards: Sequence[Shard], folder: Path, mark: str) -> list[Shard]:
     """Give the shards that have no finished part yet, in order."""
-    here = set(os.listdir(folder)) if folder.is_dir() else set()
+    here = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     return [shard for shard in shards if part_path(folder, shard.number, mark).name not in here]
 
 
 def commit(path: Path, payload: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a power cut; replaces what was there."""
+    """Write a file so that it is there whole or not at all, also after a power cut; replaces what was there.
+
+    An object is put in one piece, by its store.
+    """
+    if isinstance(path, ObjectPath):
+        path.write_bytes(payload)
+        return
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with aside.open("wb") as stream:
@@ -80,6 +87,9 @@ def in_hand_path(folder: Path, number: int, mark: str) -> Path:
 
 def note_in_hand(path: Path, records: Sequence[int]) -> None:
     """Note which records a worker is about to touch. Not synced: it has to outlive the process, not the machine."""
+    if isinstance(path, ObjectPath):
+        path.write_bytes(json.dumps(list(records)).encode())
+        return
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         aside.write_text(json.dumps(list(records)))
@@ -125,15 +135,22 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def remove(folder: Path) -> None:
     """Remove a parts folder, its plan first, so that a removal cut short does not look like an unfinished run."""
     (folder / PLAN).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    if isinstance(folder, ObjectPath):
+        folder.remove_below()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
     """Hold a folder for this driver; raise RunError when another driver that is still alive holds it.
 
-    The lock is the kernel's: it dies with its driver, however that ends, so a stale lock file never stands in the way.
+    The lock is the kernel's: it dies with its driver, however that ends, so a stale lock file never stands in the way. An object store
+    knows no such lock: there nothing is held, and the caller says so.
     """
+    if isinstance(folder, ObjectPath):
+        yield
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from ray import exceptions as ray_errors
 
 DEATHS_IN_A_ROW = 40
 STARTS_FAILED = 3
+KNOCK_S = 10.0
 _DEATH = (ray_errors.RayActorError, ray_errors.WorkerCrashedError, ray_errors.OutOfMemoryError, ray_errors.NodeDiedError)
 
 
@@ -70,6 +72,8 @@ def session(address: str | None = None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    if address:
+        _knock(address)
     # "local" says it: RAY_ADDRESS in the environment must not send a private job to a cluster nobody asked for.
     local: dict[str, Any] = (
         {} if address else {"_node_ip_address": "127.0.0.1", "include_dashboard": False, "object_store_memory": 80 << 20}
@@ -86,14 +90,55 @@ def session(address: str | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
-def cpu_share(node_cpus: Sequence[float], workers: int) -> float:
+def _knock(address: str) -> None:
+    """Raise RunError at once where nobody listens at HOST:PORT; Ray itself would try for minutes."""
+    host, colon, port = address.partition("://")[2 if "://" in address else 0].partition("/")[0].rpartition("@")[2].rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
+    except OSError as error:
+        # Without what stands before an @: it may be a secret.
+        line = f"nobody answers at {host}:{port} ({error.strerror or error}); check --address, and the cluster with `ray status`"
+        raise RunError(f"the Ray cluster cannot be used: {line}") from error
+
+
+def nodes(address: str | None = None) -> list[dict[str, float]]:
+    """List what each living machine of a cluster offers, by Ray's names CPU and GPU; raise RunError where the cluster does not answer."""
+    with session(address):
+        found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [{name: float(node["Resources"].get(name, 0.0)) for name in ("CPU", "GPU")} for node in found if node["Alive"]]
+
+
+def cpu_share(node_cpus: Sequence[float], workers: int, most: Sequence[int] | None = None) -> float:
     """Give the largest share of processors that lets ``workers`` actors run at once on nodes with so many processors each.
 
-    Rounded down to Ray's unit of 1/10000. No processors: 0, which Ray lets run anywhere.
+    ``most`` bounds the actors of each node. Rounded down to Ray's unit of 1/10000. No processors: 0, which Ray lets run anywhere.
     """
+    bounds = [workers] * len(node_cpus) if most is None else most
     shares = (math.floor(cpus / k * 1e4) / 1e4 for cpus in set(node_cpus) for k in range(1, workers + 1))
-    fitting = [share for share in shares if share > 0 and sum(int(cpus / share + 1e-9) for cpus in node_cpus) >= workers]
+    fitting = [
+        share
+        for share in shares
+        if share > 0 and sum(min(int(cpus / share + 1e-9), bound) for cpus, bound in zip(node_cpus, bounds, strict=True)) >= workers
+    ]
     return max(fitting, default=0.0)
+
+
+def shares(machines: Sequence[Mapping[str, float]], workers: int, gpu: bool) -> tuple[float, float]:
+    """Give the processors and the GPUs that each of ``workers`` actors asks for, so that all of them find a place at once.
+
+    With ``gpu`` only machines that have one count: a whole GPU each, or a share where there are more workers than GPUs. Raise RunError
+    where no machine has one.
+    """
+    if not gpu:
+        return cpu_share([one.get("CPU", 0.0) for one in machines], workers), 0.0
+    fitting = [one for one in machines if one.get("GPU", 0.0) > 0]
+    if not fitting:
+        raise RunError("the device is a GPU, but Ray sees none; use --device cpu or another --address")
+    part = min(cpu_share([one["GPU"] for one in fitting], workers), 1.0)
+    most = [int(one["GPU"] / part + 1e-9) for one in fitting]
+    return cpu_share([one.get("CPU", 0.0) for one in fitting], workers, most), part
 
 
 def run(
@@ -122,13 +167,8 @@ class _Pool:
         self, make_worker: MakeWorker, shards: Sequence[Shard], options: PoolOptions, in_hand: Callable[[Shard], Sequence[int]]
     ) -> None:
         seats = min(options.workers, len(shards))
-        alive: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-        nodes = [node["Resources"] for node in alive if node["Alive"] and (not options.gpu or node["Resources"].get("GPU"))]
-        share = cpu_share([float(node.get("CPU", 0.0)) for node in nodes], seats)
-        gpus = cpu_share([float(node.get("GPU", 0.0)) for node in nodes], seats) if options.gpu else 0.0
-        if options.gpu and not nodes:
-            raise RunError("the device is a GPU, but Ray sees none; use --device cpu or another --address")
-        self._host: Any = ray.remote(num_cpus=share, num_gpus=min(gpus, 1.0), max_restarts=0, max_task_retries=0)(_Host)
+        share, gpus = shares(nodes(), seats, options.gpu)
+        self._host: Any = ray.remote(num_cpus=share, num_gpus=gpus, max_restarts=0, max_task_retries=0)(_Host)
         self._make_worker = ray.put(make_worker)
         self._threads = max(1, int(share))
         self._options = options

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from autopoly.errors import DataError
+from autopoly.storage import explain, source_of
 
 KEPT = 6
 """Row groups kept decoded, without pictures."""
@@ -72,9 +73,14 @@ class Table:
             if self._cursor is None or self._cursor[0] != group or local < self._cursor[1]:
                 self._cursor = (group, 0, self._pictures(group), [])
             _, first, batches, held = self._cursor
-            while local >= first + len(held):
-                first += len(held)
-                held = next(batches)
+            try:
+                while local >= first + len(held):
+                    first += len(held)
+                    held = next(batches)
+            except OSError as error:
+                self._cursor = None
+                explain(self.paths[self._groups[group][0]], error)
+                raise
             self._cursor = (group, first, batches, held)
             return held[local - first]
 
@@ -111,11 +117,13 @@ class Table:
         try:
             return self.files[number].read_row_group(group, columns=list(columns), use_threads=False)
         except (OSError, pa.ArrowException) as error:
+            explain(self.paths[number], error)
             raise DataError(f"{self.paths[number]}: damaged ({' '.join(str(error).split())[:120]}); copy it again") from error
 
 
 def _open(file: Path) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(file, memory_map=False)
+        return pq.ParquetFile(source_of(file), memory_map=False)
     except (OSError, pa.ArrowException) as error:
+        explain(file, error)
         raise DataError(f"{file}: not a Parquet file, or cut off ({' '.join(str(error).split())[:120]})") from error

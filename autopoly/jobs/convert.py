@@ -20,9 +20,10 @@ from autopoly.jobs.options import ConvertOptions, Plan, Progress, Summary, as_js
 from autopoly.jobs.preparation import Setup, isolated, notes_of, set_up, shards_to_run, version
 from autopoly.jobs.score import score_run
 from autopoly.jobs.source import Source
-from autopoly.jobs.work import Network, Work
+from autopoly.jobs.work import Network, Work, carried
 from autopoly.jobs.worker import make_worker
 from autopoly.report import report_run
+from autopoly.storage import place
 from autopoly.types import Dataset
 
 __all__ = ["ConvertOptions", "Plan", "Progress", "Summary", "convert", "plan"]
@@ -46,7 +47,7 @@ def plan(options: ConvertOptions, network: Network | None = None) -> Plan:
         shards_left=len(todo),
         workers=setup.workers,
         device=setup.device,
-        seconds=placement.seconds(boxes, setup.device, setup.workers) if todo else 0.0,
+        seconds=placement.seconds(boxes, setup.device, setup.workers, setup.nodes) if todo else 0.0,
         bytes=setup.boxes * placement.BYTES_PER_BOX * len(options.to),
         notes=setup.notes,
     )
@@ -75,24 +76,27 @@ def _convert(options: ConvertOptions, setup: Setup, progress: Callback | None) -
         return _summary(options.out, state.run, already=True)
     if state.name == "new":
         run_folder.begin(options.out, setup.inputs, state.retry)
+    run_folder.note_device(options.out, setup.device)
     if options.workers == "auto":
         setup = isolated(setup, options.out)
     todo = shards_to_run(options.out, setup, state)
     for done in _track(_outcomes(options, setup, todo, state.retry), setup, todo, started):
         if progress is not None:
             progress(done)
-    run = _finish(options, setup, state, sum(shard.boxes for shard in todo), started)
+    with run_folder.staging(options.out) as staged:
+        run = _finish(options, setup, state, staged, sum(shard.boxes for shard in todo), started)
     return _summary(options.out, run)
 
 
 def _outcomes(options: ConvertOptions, setup: Setup, todo: list[Shard], retry: bool) -> Iterator[Outcome]:
     folder = (options.out / run_folder.PARTS).resolve()
+    network = carried(setup.network) if options.address else setup.network
     work = Work(
         source=setup.source,
         folder=folder,
         mark=setup.mark,
-        load=setup.network.load,
-        checkpoint=setup.network.checkpoint,
+        load=network.load,
+        checkpoint=network.checkpoint,
         device=setup.device,
         tolerance=options.tolerance,
         per_component=options.mode == "per-component",
@@ -124,8 +128,7 @@ def _track(outcomes: Iterator[Outcome], setup: Setup, todo: list[Shard], started
         yield Progress(boxes, total, before, failed, time.monotonic() - started)
 
 
-def _finish(options: ConvertOptions, setup: Setup, state: run_folder.State, boxes_run: int, started: float) -> dict[str, Any]:
-    staged = run_folder.staging(options.out)
+def _finish(options: ConvertOptions, setup: Setup, state: run_folder.State, staged: Path, boxes_run: int, started: float) -> dict[str, Any]:
     before = _result(options.out, setup) if state.retry else None
     whole = merge.Parts(setup.dataset, setup.shards, options.out / run_folder.PARTS, setup.mark, setup.categories, before)
     tally = merge.Tally()
@@ -146,6 +149,7 @@ def _finish(options: ConvertOptions, setup: Setup, state: run_folder.State, boxe
         "fingerprint": setup.mark,
         "checkpoint": {"name": options.checkpoint, "hash": setup.network.fingerprint},
         "device": setup.device,
+        "devices": run_folder.devices(options.out, setup.device, state.run if state.retry else None),
         "workers": setup.workers,
         "truth_boxes": options.components_from_truth,
         "counts": {key: tally.counts[key] for key in merge.KEYS},
@@ -162,7 +166,7 @@ def _finish(options: ConvertOptions, setup: Setup, state: run_folder.State, boxe
 def _result(out: Path, setup: Setup) -> Dataset:
     for name, file in run_folder.ANNOTATIONS.items():
         if (out / file).exists():
-            return Source(out / file, name, Path(setup.dataset.image_root)).open()
+            return Source(out / file, name, place(setup.dataset.image_root)).open()
     raise DataError(f"{out}: has no result to improve; run again with --overwrite")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autopoly.errors import RecipeError
+from autopoly.storage import place
 
 MODES = ("per-instance", "auto-components", "per-component")
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -41,6 +42,15 @@ class ConvertOptions:
     strict: bool = False
     shard_timeout: float = 300.0
     """Seconds a shard may take on Ray, beside 2 s for each of its boxes."""
+    accept_device_change: bool = False
+    """Go on with a run that was begun on another kind of device."""
+
+    def __post_init__(self) -> None:
+        """Take addresses of object stores for what they are; raise StorageError for one that holds credentials."""
+        for name in ("source", "out", "images"):
+            path = getattr(self, name)
+            if path is not None:
+                object.__setattr__(self, name, place(path))
 
     def check(self) -> None:
         """Raise RecipeError, in one line, for a value out of range or a contradiction."""
@@ -61,12 +71,8 @@ class ConvertOptions:
                 "--components-from-truth: needs --mode per-component",
             ),
             (
-                self.address is not None and (self.workers == "auto" or self.workers == 0),
-                "--address: say --workers N (1 or more) as well, since the cluster's size is not known here",
-            ),
-            (
-                self.address is not None and self.device == "auto",
-                "--address: say --device cpu or --device cuda as well, since this machine may differ from the cluster's",
+                self.address is not None and self.workers == 0,
+                "--address: --workers 0 runs in this process; leave --workers out, or ask for 1 or more",
             ),
             (self.retry_failures and self.overwrite, "--retry-failures and --overwrite: choose one"),
         ):

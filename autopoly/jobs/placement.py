@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from autopoly.errors import RunError
@@ -12,10 +13,30 @@ SMALL_BOXES = 512
 # Rough, for the estimate before a run only: boxes a second, for one GPU or one processor.
 BOXES_PER_SECOND = {"cuda": 400.0, "mps": 60.0, "cpu": 12.0}
 BYTES_PER_BOX = 900
+Nodes = Sequence[Mapping[str, float]]
+"""The machines of a Ray cluster that are alive: what each has, by Ray's names CPU and GPU."""
 
 
-def device_kind(device: str) -> str:
-    """Give the kind of device a run uses: auto takes a GPU where torch sees one. Raise RunError for one this machine lacks."""
+def cluster(address: str) -> Nodes:
+    """Ask a Ray cluster for its machines; raise RunError where it does not answer, or has none with a processor."""
+    from autopoly.execute import ray_pool
+
+    found = [node for node in ray_pool.nodes(address) if node.get("CPU", 0) >= 1 or node.get("GPU", 0) > 0]
+    if not found:
+        raise RunError(f"--address {address}: no machine of this Ray cluster offers processors; see `ray status`")
+    return found
+
+
+def device_kind(device: str, nodes: Nodes = ()) -> str:
+    """Give the kind of device a run uses: auto takes a GPU where torch sees one, or where a machine of the cluster (``nodes``) has one.
+
+    Raise RunError for one this machine or the cluster lacks.
+    """
+    if nodes:
+        there = any(node.get("GPU", 0) > 0 for node in nodes)
+        if device == "cuda" and not there:
+            raise RunError("--device cuda: no machine of the Ray cluster offers a GPU; use --device auto")
+        return ("cuda" if there else "cpu") if device == "auto" else device
     if device == "cpu":
         return device
     import torch
@@ -28,17 +49,26 @@ def device_kind(device: str) -> str:
     return device
 
 
-def workers(asked: int | Literal["auto"], device: str, boxes: int, shards: int) -> int:
-    """Give the number of Ray workers, 0 for this process: one per GPU, else by processors; small runs stay in process."""
+def workers(asked: int | Literal["auto"], device: str, boxes: int, shards: int, nodes: Nodes = ()) -> int:
+    """Give the number of Ray workers, 0 for this process: one per GPU, else by processors; small runs stay in process.
+
+    On a cluster (``nodes``) all machines count, those with a GPU alone where the device is one; nothing stays in this process.
+    """
     if asked != "auto":
         return asked
+    if nodes:
+        places = sum(int(node.get("GPU", 0)) if device == "cuda" else _cpu_workers(int(node.get("CPU", 0))) for node in nodes)
+        return max(1, min(shards, places))
     if boxes <= SMALL_BOXES or shards < 2 or device == "mps":
         return 0
     return max(1, min(shards, _gpus() if device == "cuda" else _cpu_workers(cpus())))
 
 
-def seconds(boxes: int, device: str, count: int) -> float:
+def seconds(boxes: int, device: str, count: int, nodes: Nodes = ()) -> float:
     """Estimate how long a run takes, roughly."""
+    if nodes:
+        lanes = count if device == "cuda" else max(1, int(sum(node.get("CPU", 0) for node in nodes)))
+        return boxes / (BOXES_PER_SECOND[device] * lanes) + 10
     lanes = max(1, min(count, _gpus())) if device == "cuda" else 1 if device == "mps" else cpus()
     return boxes / (BOXES_PER_SECOND[device] * lanes) + (5 + 2 * min(count, 4) if count else 2)
 

@@ -15,6 +15,7 @@ from autopoly.jobs import part_rows, placement, run_folder
 from autopoly.jobs.options import ConvertOptions
 from autopoly.jobs.source import Source, category_ids, digest, locate
 from autopoly.jobs.work import Network, siamanno
+from autopoly.storage import ObjectPath
 from autopoly.types import Dataset, Id
 
 PLAIN_INPUTS = ("mode", "components_from_truth", "existing", "bbox_format", "limit", "write_images")
@@ -34,6 +35,8 @@ class Setup:
     inputs: Mapping[str, Any]
     mark: str
     notes: tuple[str, ...]
+    nodes: placement.Nodes = ()
+    """The machines of the cluster a run was sent to; none for this machine."""
 
     @property
     def boxes(self) -> int:
@@ -47,11 +50,14 @@ def set_up(options: ConvertOptions, network: Network | None) -> Setup:
     for name in options.to:
         if name not in run_folder.ANNOTATIONS:
             raise RecipeError(f"--to {name}: polygons can be written to {', '.join(run_folder.ANNOTATIONS)}")
+    if options.write_images and isinstance(options.out, ObjectPath):
+        raise RecipeError(f"{options.out}: --write-images needs a folder of a file system for OUT; leave it out, or choose another OUT")
     source = locate(options.source, options.from_format, options.images, options.bbox_format)
     if source.format == "parquet" and source.path in options.out.resolve().parents:
         raise RecipeError(f"{options.out}: lies inside the Parquet source and would be read as part of it; choose another folder for OUT")
     network = network or siamanno(options.checkpoint)
-    device = options.device if options.address else placement.device_kind(options.device)
+    nodes = placement.cluster(options.address) if options.address else ()
+    device = placement.device_kind(options.device, nodes)
     dataset = source.open()
     categories = category_ids(dataset.header, options.categories)
     cut = shards.plan(dataset.counts[: options.limit].tolist())
@@ -69,9 +75,15 @@ def set_up(options: ConvertOptions, network: Network | None) -> Setup:
         "min_quality": float(options.min_quality),
         **{name: getattr(options, name) for name in PLAIN_INPUTS},
     }
-    workers = placement.workers(options.workers, device, boxes, len(cut))
+    workers = placement.workers(options.workers, device, boxes, len(cut), nodes)
     notes = notes_of(options, dataset, bool(cut))
-    return Setup(source, dataset, cut, categories, network, device, workers, inputs, parts.fingerprint(inputs), notes)
+    if options.accept_device_change and not options.overwrite:
+        before = run_folder.inputs_before(options.out)
+        if before is not None and before["device"] != device and before | {"device": device} == inputs:
+            # The parts there are stay good: the run keeps the fingerprint it was begun with, and says so.
+            inputs = before
+            notes += (f"begun on {before['device']}, going on with {device}: the last digits of polygons depend on the device",)
+    return Setup(source, dataset, cut, categories, network, device, workers, inputs, parts.fingerprint(inputs), notes, nodes)
 
 
 def isolated(setup: Setup, out: Path) -> Setup:
@@ -85,6 +97,8 @@ def isolated(setup: Setup, out: Path) -> Setup:
 def notes_of(options: ConvertOptions, dataset: Dataset, any_records: bool) -> tuple[str, ...]:
     """Say what was detected or repaired, also while reading, and which file names have no files."""
     notes = [*dataset.header.notes]
+    if isinstance(options.out, ObjectPath):
+        notes.append(f"{options.out}: an object store knows no locks; see to it that no second run uses this folder at the same time")
     if "coco" in options.to and not options.write_images and any_records and dataset.record(0).data is not None:
         notes.append("the pictures came inside the dataset: file names in annotations.json have no files; --write-images writes them")
     return tuple(notes)

@@ -6,13 +6,15 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from autopoly.errors import RunError
 from autopoly.execute import parts
+from autopoly.storage import ObjectPath
 
 PARTS = "parts"
 RUN = "run.json"
@@ -44,6 +46,8 @@ def examine(out: Path, source: Path, inputs: Mapping[str, Any], retry: bool, ove
     for before, word in ((started and started["inputs"], "an unfinished"), (run and run["inputs"], "a finished")):
         if before and before != inputs:
             reasons = "; ".join(parts.differences(before, inputs))
+            if before | {"device": inputs["device"]} == inputs:
+                reasons += " (--accept-device-change goes on all the same, and records it)"
             raise RunError(f"{out}: holds {word} run with other input or options: {reasons}; use another folder or --overwrite")
     if run is not None:
         absent = [name for name in run["outputs"] if not (out / name).exists()]
@@ -78,26 +82,54 @@ def begin(out: Path, inputs: Mapping[str, Any], retry: bool) -> None:
     folder.mkdir(parents=True)
     if retry:
         # The rows to run again must not change under a run that is killed while it puts its new results in place.
-        shutil.copyfile(out / FAILURES, folder / FAILURES)
+        parts.commit(folder / FAILURES, (out / FAILURES).read_bytes())
     parts.write_plan(folder, {"inputs": dict(inputs), "retry": retry})
 
 
-def staging(out: Path) -> Path:
-    """Make an empty folder inside parts/ in which results are put together."""
+def inputs_before(out: Path) -> dict[str, Any] | None:
+    """Give what the run that a folder holds, unfinished or finished, depends on; None where it holds none."""
+    before = parts.read_plan(out / PARTS) or read_run(out)
+    return None if before is None else before["inputs"]
+
+
+def note_device(out: Path, device: str) -> None:
+    """Write down in the plan that a run goes on with another kind of device than it was begun with."""
+    plan = parts.read_plan(out / PARTS)
+    if plan is not None and device not in (known := plan.get("devices", [plan["inputs"]["device"]])):
+        parts.write_plan(out / PARTS, plan | {"devices": [*known, device]})
+
+
+def devices(out: Path, device: str, before: Mapping[str, Any] | None) -> list[str]:
+    """List the kinds of device a run had part in, in order; ``before`` is the finished run that a retry improves."""
+    plan = parts.read_plan(out / PARTS) or {}
+    return list(dict.fromkeys([*(before or {}).get("devices", ()), *plan.get("devices", ()), device]))
+
+
+@contextlib.contextmanager
+def staging(out: Path) -> Iterator[Path]:
+    """Give an empty folder in which results are put together: inside parts/, or a temporary one of this machine for an object store."""
+    if isinstance(out, ObjectPath):
+        with tempfile.TemporaryDirectory(prefix="autopoly-") as scratch:
+            yield Path(scratch)
+        return
     folder = out / PARTS / "result"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    return folder
+    yield folder
 
 
 def publish(out: Path, staged: Path, run: Mapping[str, Any], before: Mapping[str, Any] | None) -> None:
     """Move the results into place, run.json last, then remove parts/ and results of an overwritten run that the new one does not have."""
     names = sorted(os.listdir(staged))
-    for name in names:
-        with (staged / name).open("rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(staged / name, out / name)
-    parts.sync_folder(out)
+    if isinstance(out, ObjectPath):
+        for name in names:
+            (out / name).upload(staged / name)
+    else:
+        for name in names:
+            with (staged / name).open("rb") as stream:
+                os.fsync(stream.fileno())
+            os.replace(staged / name, out / name)
+        parts.sync_folder(out)
     parts.commit(out / RUN, json.dumps(run, indent=2, ensure_ascii=False).encode() + b"\n")
     for name in (before or {}).get("outputs", []):
         if name in OURS and name not in run["outputs"]:

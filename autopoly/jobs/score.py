@@ -40,6 +40,7 @@ from autopoly.jobs.options import ConvertOptions
 from autopoly.jobs.pairing import ImageFinder
 from autopoly.jobs.scoreboard import SCHEMA, Table, delta, numbers
 from autopoly.jobs.source import Source, category_ids, choose, locate
+from autopoly.storage import place
 from autopoly.types import Dataset, Header, Id, Record
 
 __all__ = ["Chosen", "ScoreOptions", "measure_dataset", "open_annotations", "score", "score_datasets", "score_run", "score_tables"]
@@ -99,7 +100,7 @@ def score_run(staged: Path, source: Source, options: ConvertOptions) -> tuple[di
             raise DataError(f"{source.path}: --score needs masks in the source, and it has none; leave --score out")
         return None
     name = next(name for name in options.to if (staged / run_folder.ANNOTATIONS[name]).exists())
-    made = Source(staged / run_folder.ANNOTATIONS[name], name, Path(opened.image_root)).open()
+    made = Source(staged / run_folder.ANNOTATIONS[name], name, place(opened.image_root)).open()
     names = (run_folder.ANNOTATIONS[name], source.path.name)
     result, table = score_datasets(made, truth, ScoreOptions(), options.components_from_truth, names)
     if options.mode == "per-component":
@@ -166,6 +167,7 @@ def open_annotations(path: Path, images: Path | None = None) -> Dataset:
 
     Raise :class:`DataError` where there is nothing to read.
     """
+    path = place(path)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     if (path / "run.json").exists():

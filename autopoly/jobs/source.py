@@ -12,6 +12,7 @@ from pathlib import Path
 from autopoly import formats
 from autopoly.errors import DataError
 from autopoly.execute.parts import file_digest
+from autopoly.storage import ObjectPath, explain, place
 from autopoly.types import Dataset, Header, Id, Record
 
 ANNOTATIONS = {".json", ".txt", ".parquet", ".csv", ".jsonl", ".ndjson", ".xml", ".yaml", ".yml", ".mat"}
@@ -35,6 +36,7 @@ class Source:
 
 def locate(path: Path, format_name: str | None, images: Path | None, bbox_format: str | None) -> Source:
     """Find out what format a source has, where the user did not say; raise DataError in one line."""
+    path, images = place(path), None if images is None else place(images)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; check SOURCE")
     if images is not None and not images.is_dir():
@@ -42,6 +44,9 @@ def locate(path: Path, format_name: str | None, images: Path | None, bbox_format
     name = format_name or formats.detect(path)
     if name not in formats.FORMATS:
         raise DataError(f"--from {name}: unknown format; expected one of {', '.join(formats.FORMATS)}")
+    if isinstance(path, ObjectPath) and name not in formats.REMOTE:
+        known = " and ".join(formats.REMOTE)
+        raise DataError(f"{path}: {name} is read from file systems only ({known} from object stores too); copy it to a folder first")
     return Source(path.resolve(), name, images.resolve() if images else None, bbox_format)
 
 
@@ -53,6 +58,9 @@ def digest(path: Path, out: Path) -> str:
     """
     if path.is_file():
         return _file_mark(path)
+    if isinstance(path, ObjectPath):
+        files = [file for file in path.files() if file.suffix.lower() in ANNOTATIONS]
+        return hashlib.blake2b("".join(f"{one.name}\n{_file_mark(one)}\n" for one in files).encode(), digest_size=16).hexdigest()
     state = hashlib.blake2b(digest_size=16)
     for folder, folders, names in os.walk(path):
         folders[:] = sorted(name for name in folders if Path(folder, name).resolve() != out.resolve())
@@ -87,6 +95,8 @@ def choose(record: Record, categories: frozenset[Id] | None) -> Record:
 
 
 def _file_mark(path: Path) -> str:
+    if isinstance(path, ObjectPath):
+        return _object_mark(path)
     status = path.stat()
     if status.st_size <= HASHED_WHOLE:
         return file_digest(path)
@@ -95,3 +105,15 @@ def _file_mark(path: Path) -> str:
         stream.seek(-(1 << 20), os.SEEK_END)
         ends = hashlib.blake2b(head + stream.read(), digest_size=16).hexdigest()
     return f"{status.st_size}-{status.st_mtime_ns}-{ends}"
+
+
+def _object_mark(path: ObjectPath) -> str:
+    """Hash an object as a file is hashed: the same bytes have the same mark wherever they are."""
+    found = path.info()
+    if found.size > HASHED_WHOLE:
+        return f"{found.size}-{found.mtime_ns}"
+    try:
+        return file_digest(path)
+    except OSError as error:
+        explain(path, error)
+        raise

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autopoly.errors import CheckpointError
 from autopoly.jobs.source import Source
 from autopoly.types import FloatArray, Id, Polygon
 
@@ -96,3 +98,34 @@ def siamanno(checkpoint: str | None) -> Network:
 
     folder = predict.resolve(checkpoint)
     return Network(load_siamanno, predict.fingerprint(folder), str(Path(folder).resolve()))
+
+
+CHECKPOINT = ("config.json", "weights.safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """Load a checkpoint whose ``files`` (bytes by name) came along, on a machine that need not have it; ``fingerprint`` is its hash."""
+
+    files: Mapping[str, bytes]
+    fingerprint: str
+
+    def __call__(self, checkpoint: str | None, device: str, tolerance: float, threads: int) -> Annotator:
+        """Write the files to a temporary folder and load them; raise CheckpointError where they are not what was sent."""
+        from autopoly import predict
+
+        with tempfile.TemporaryDirectory(prefix="autopoly-") as scratch:
+            folder = Path(scratch)
+            for name, data in self.files.items():
+                (folder / name).write_bytes(data)
+            if predict.fingerprint(folder) != self.fingerprint:
+                raise CheckpointError(f"checkpoint {checkpoint}: its hash changed on the way to this machine; run again")
+            return load_siamanno(scratch, device, tolerance, threads)
+
+
+def carried(network: Network) -> Network:
+    """Give a network whose checkpoint travels with it, for machines that do not have its folder; one without a folder stays as it is."""
+    folder = Path(network.checkpoint or "")
+    if network.load is not load_siamanno or not network.checkpoint:
+        return network
+    return replace(network, load=Carried({name: (folder / name).read_bytes() for name in CHECKPOINT}, network.fingerprint))

@@ -13,6 +13,7 @@ from autopoly.jobs.scoreboard import Table
 from autopoly.jobs.source import Source
 from autopoly.report import failed, page, published, subjects, survey
 from autopoly.report.page import Content, Tile
+from autopoly.storage import place
 from autopoly.types import Dataset, Header
 
 __all__ = ["report_files", "report_run"]
@@ -33,7 +34,7 @@ def report_run(
     the result depends on. The same result gives the same bytes, however often the run was interrupted.
     """
     name = next(name for name in options.to if (staged / run_folder.ANNOTATIONS[name]).exists())
-    result = Source(staged / run_folder.ANNOTATIONS[name], name, Path(dataset.image_root)).open()
+    result = Source(staged / run_folder.ANNOTATIONS[name], name, place(dataset.image_root)).open()
     failures = failed.of_run(staged / run_folder.FAILURES)
     numbers, table = scored or (None, None)
     estimated = survey.of_result(result, {row.predicted_at for row in table.rows} if table else ())
