@@ -7,7 +7,15 @@ A :class:`Failure` is not an exception: it is a row of ``failures.parquet``, and
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+LONGEST = 2000
+"""Characters of a line for a person: a name in a dataset may have millions."""
+_LOGIN = re.compile(r"(?<![a-z0-9+.-])([a-z][a-z0-9+.-]*:/+)[^/\s'\"]*@", re.IGNORECASE)
+_SIGNED = re.compile(
+    r"\?(?=[^\s'\"]*(?:x-(?:amz|goog)-|signature|accesskey|accessid|sig=|token|secret|password|key=))[^\s'\"]+", re.IGNORECASE
+)
 
 
 class AutopolyError(Exception):
@@ -53,3 +61,23 @@ class Failure:
     stage: str
     code: str
     message: str
+
+
+def redacted(text: str) -> str:
+    """Take out of a text what opens doors: the login of an address, the query of a signed one or of a file name made of it.
+
+    >>> redacted("ray://me:secret@host:10001 and https://host/a.png?X-Amz-Signature=1f")
+    'ray://host:10001 and https://host/a.png?...'
+    """
+    return _SIGNED.sub("?...", _LOGIN.sub(r"\1", text))
+
+
+def plain_line(text: str, longest: int = LONGEST) -> str:
+    """Make a text fit to be shown or kept in a table: one line of printable letters, ``longest`` at most, without credentials.
+
+    Names in a dataset may hold anything: line ends, sequences that steer a terminal, halves of letters that no encoding has.
+    """
+    # Cut first, since a name may have millions of letters; twice as long, since what is taken out may be long too.
+    line = redacted(" ".join(text[: 2 * longest].split()))
+    line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)
+    return line if len(line) <= longest else line[: longest - 3] + "..."

@@ -1,8 +1,7 @@
 """Read pictures: (H, W, 3) uint8 RGB, the same from a file and from bytes, or a :class:`Problem` with a stable code. H W rows and columns.
 
 Codes: ``image_missing``, ``image_unreachable``, ``image_empty``, ``image_truncated_or_corrupt``, ``image_size_mismatch``,
-``image_too_large``, and a record's own
-(``path_outside_root``, ``image_not_listed``).
+``image_too_large``, and a record's own (``path_outside_root``, ``image_not_listed``).
 """
 
 from __future__ import annotations
@@ -25,6 +24,10 @@ LARGEST = 200_000_000
 """Pixels of the largest picture that is decoded: 0.6 GB as RGB. A file of a few kB can claim any size."""
 HEAD = 1 << 18
 """Bytes read to find a size; a JPEG may hold a thumbnail and a colour profile before it."""
+LARGEST_FILE = 1 << 31
+"""Bytes of the largest file that is read: a picture of so many pixels, 16 bits each, without compression, and some."""
+ROWS = 256
+"""Rows that are scaled at once."""
 
 
 class ImageProblem(Exception):
@@ -50,14 +53,14 @@ def read_rgb(record: Record, root: str | Path) -> NDArray[np.uint8]:
         # Where the header is enough to see it, no time goes into decoding the wrong size.
         if record.size is not None and record.size not in (picture.size, picture.size[::-1]):
             raise _mismatch(record, picture.size)
-    image = _decode(record, data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    image = _decode(record, data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH)
     turned = image.shape[:2]
     if record.size is not None and turned != record.size:
-        image = _decode(record, data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = _decode(record, data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
         if image.shape[:2] != record.size:
             raise _mismatch(record, turned)
     _check_pixels(record, image.shape[:2])
-    return np.ascontiguousarray(_to_uint8(image)[:, :, ::-1])
+    return _to_uint8(image)
 
 
 def size_of(record: Record, root: str | Path) -> tuple[int, int]:
@@ -82,12 +85,18 @@ def size_of(record: Record, root: str | Path) -> tuple[int, int]:
 def path_of(record: Record, root: str | Path) -> Path:
     """Find a record's picture under the image root; raise ImageProblem where there is none.
 
-    Backslashes count as slashes, and composed letters as their parts, where no file has the name as written.
+    Backslashes count as slashes, and composed letters as their parts, where no file has the name as written. A link is followed inside the
+    image root only.
     """
     for path in _candidates(record, root):
         try:
             # A name of 300 letters is no file, and not an error of ours.
             if path.is_file() if isinstance(path, ObjectPath) else os.path.isfile(path):
+                if not isinstance(path, ObjectPath) and _leads_out(path, root):
+                    line = (
+                        f"{record.file_name}: is a link that leads out of {root}; copy the picture there, or name its folder with --images"
+                    )
+                    raise ImageProblem(Problem("path_outside_root", line))
                 return path
         except StorageError as error:
             raise _unreachable(error) from error
@@ -124,6 +133,27 @@ def _unreachable(error: StorageError) -> ImageProblem:
     return ImageProblem(Problem("image_unreachable", str(error)))
 
 
+def header_size(record: Record, root: str | Path) -> tuple[int, int] | None:
+    """Give the (height, width) that a picture's first bytes claim, as stored; None where there is no picture or they do not tell."""
+    if record.data is None and is_remote(root):
+        return None  # One request for a picture is enough.
+    try:
+        picture = read_header(_bytes(record, root, HEAD))
+    except ImageProblem:
+        return None
+    return None if picture is None else picture.size
+
+
+def too_large(size: tuple[int, ...]) -> bool:
+    """Say whether a picture of ``size`` (height, width) has more pixels than are decoded."""
+    return size[0] * size[1] > LARGEST
+
+
+def _leads_out(path: Path, root: str | Path) -> bool:
+    base = os.path.realpath(root)
+    return os.path.commonpath([os.path.realpath(path), base]) != base
+
+
 def _bytes(record: Record, root: str | Path, limit: int = -1) -> bytes:
     if record.data is not None:
         data = record.data
@@ -133,13 +163,15 @@ def _bytes(record: Record, root: str | Path, limit: int = -1) -> bytes:
         path = path_of(record, root)
         try:
             with path.open("rb") as stream:
-                data = stream.read(limit)
+                data = stream.read(LARGEST_FILE + 1 if limit < 0 else limit)
         except OSError as error:
             raise ImageProblem(
                 Problem("image_missing", f"{record.file_name}: cannot be read ({error.strerror}); check its permissions")
             ) from error
     if not data:
         raise ImageProblem(Problem("image_empty", f"{record.file_name}: the file has no bytes; copy it again"))
+    if len(data) > LARGEST_FILE:
+        raise ImageProblem(Problem("image_too_large", f"{record.file_name}: more than {LARGEST_FILE >> 30} GiB; tile the picture first"))
     return data
 
 
@@ -159,17 +191,24 @@ def _to_uint8(image: NDArray[np.generic]) -> NDArray[np.uint8]:
     """Scale other depths by the range really used: 12-bit data in a 16-bit file fills 4,095, not 65,535, and would come out black."""
     if image.dtype == np.uint8:
         return np.asarray(image, dtype=np.uint8)
-    values = np.nan_to_num(image.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    top = float(values.max(initial=0.0))
+    top = max((float(_finite(image[start : start + ROWS]).max()) for start in range(0, len(image), ROWS)), default=0.0)
     if np.issubdtype(image.dtype, np.integer):
         full = float((1 << max(int(top).bit_length(), 8)) - 1)
     else:
         full = 1.0 if top <= 1.0 else max(top, 255.0)
-    return np.asarray(np.clip(np.rint(values * (255.0 / full)), 0, 255), dtype=np.uint8)
+    scaled = np.empty(image.shape, dtype=np.uint8)
+    for start in range(0, len(image), ROWS):
+        # A few rows at a time: as floats a large picture would need ten times its memory.
+        scaled[start : start + ROWS] = np.clip(np.rint(_finite(image[start : start + ROWS]) * (255.0 / full)), 0, 255)
+    return scaled
+
+
+def _finite(rows: NDArray[np.generic]) -> NDArray[np.float32]:
+    return np.nan_to_num(rows.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _check_pixels(record: Record, size: tuple[int, ...]) -> None:
-    if size[0] * size[1] > LARGEST:
+    if too_large(size):
         line = f"{record.file_name}: {size[1]} x {size[0]} px are more than {LARGEST // 1_000_000} million; tile it first"
         raise ImageProblem(Problem("image_too_large", line))
 

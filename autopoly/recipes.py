@@ -19,13 +19,14 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 import autopoly
-from autopoly.errors import RecipeError
+from autopoly.errors import RecipeError, redacted
 from autopoly.jobs.measuring import ScoreOptions
 from autopoly.jobs.options import ConvertOptions
 from autopoly.jobs.train_options import TrainOptions
 
 STEPS = ("train", "convert", "score")
 HARMLESS: Mapping[str, Any] = {"source": "?", "train": [["?", 1.0]]}
+MOST_RESAMPLES = 100_000
 METRICS = ("miou", "map", "f_1px", "f_2px")
 
 
@@ -100,7 +101,8 @@ def load(path: Path, settings: Sequence[str] = ()) -> Recipe:
     """Read a recipe with ``settings``: ``table.key=value``, the value as in TOML or plain text. Raise RecipeError with all the faults."""
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    # Whatever else than TOMLDecodeError it is: integers of 5000 digits are a plain ValueError.
+    except (OSError, ValueError, RecursionError) as error:
         raise RecipeError(f"{path}: not a readable TOML file ({' '.join(str(error).split())})") from error
     for text in settings:
         _set(raw, text)
@@ -183,7 +185,7 @@ def _set(raw: dict[str, Any], text: str) -> None:
         raise RecipeError(f"--set {text}: expected table.key=value, with a table of {', '.join(TABLES)}")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
-    except (tomllib.TOMLDecodeError, KeyError):
+    except (ValueError, KeyError, RecursionError):
         parsed = value.strip()
     if not isinstance(raw.setdefault(table, {}), dict):
         raise RecipeError(f"--set {text}: {table} is no table in this recipe")
@@ -254,8 +256,10 @@ def _out_of_range(tables: Mapping[str, Any]) -> list[str]:
     score = tables["score"]
     if score and not (0 <= score["min_side"] < float("inf")):
         faults.append(f"[score] min_side {score['min_side']}: expected 0 px or more")
-    if score and score["resamples"] < 0:
-        faults.append(f"[score] resamples {score['resamples']}: expected 0 or more")
+    if score and not 0 <= score["resamples"] <= MOST_RESAMPLES:
+        faults.append(f"[score] resamples {score['resamples']}: expected 0 to {MOST_RESAMPLES:,}")
+    if score and score["seed"] < 0:
+        faults.append(f"[score] seed {score['seed']}: expected 0 or more")
     if score and bool(score["predictions"]) != (score["truth"] is not None):
         faults.append("[score]: name both predictions and truth, or neither to score what [convert] makes")
     if score and not score["predictions"] and tables["convert"] is None:
@@ -275,7 +279,9 @@ def _score(values: Mapping[str, Any]) -> ScoreTable:
 
 
 def _values(options: Any) -> dict[str, Any]:
-    return {one.name: getattr(options, one.name) for one in fields(options) if one.name != "resume"}
+    values = {one.name: getattr(options, one.name) for one in fields(options) if one.name != "resume"}
+    # What is written beside a result must open no doors.
+    return {name: redacted(value) if name in ("address", "get") else value for name, value in values.items() if value is not None}
 
 
 def _toml(value: Any) -> str:

@@ -35,7 +35,7 @@ def read(path: Path, *, images: Path | None = None, bbox_format: str | None = No
     entries, names = [], {}
     for file in sorted(path.rglob("ADE_*.json")):
         annotation = _load(file)
-        picture = file.relative_to(path).parent / str(annotation.get("filename") or f"{file.stem}.jpg")
+        picture = file.relative_to(path).parent / _picture(annotation, file)
         entries.append(Entry(picture.as_posix(), file, len(annotation["object"])))
         names.update({one["name_ndx"]: one["name"] for one in annotation["object"]})
     if not entries:
@@ -46,6 +46,12 @@ def read(path: Path, *, images: Path | None = None, bbox_format: str | None = No
 def write(header: Header, records: Iterator[Record], path: Path) -> None:
     """Refuse, with DataError: this form is only read."""
     refuse_to_write("ade20k", path)
+
+
+def _picture(annotation: dict[str, Any], file: Path) -> str:
+    """Name the picture beside the annotation; a name that is none, or leads elsewhere, gives way to the annotation's own."""
+    name = annotation.get("filename")
+    return name if isinstance(name, str) and name and "\0" not in name and outside_root(name) is None else f"{file.stem}.jpg"
 
 
 def _categories(names: dict[int, str]) -> tuple[Category, ...]:
@@ -72,8 +78,8 @@ def _load(file: Path) -> dict[str, Any]:
         for one in annotation["object"]:
             if not isinstance(one["name"], str) or not isinstance(one["name_ndx"], int):
                 raise TypeError("an object without name and name_ndx")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{file}: not an annotation of ADE20K ({error!r}); copy it again") from error
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise DataError(f"{file}: not an annotation of ADE20K ({error!r:.200}); copy it again") from error
     return dict(annotation)
 
 

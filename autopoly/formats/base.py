@@ -26,6 +26,12 @@ from autopoly.geometry import boxes
 from autopoly.types import Dataset, FloatArray, Header, Record
 
 BBOX_FORMATS = ("xywh", "xyxy")
+LONGEST_SIDE = 1 << 20
+"""Of a picture, px: OpenCV's own limit."""
+MOST_PIXELS = 1 << 32
+"""Of a mask: COCO's run lengths are numbers of 32 bits."""
+LONGEST_INTEGER = 4000
+"""Digits: Python refuses to write integers beyond 4300."""
 DECODER = msgspec.json.Decoder()
 ENCODER = msgspec.json.Encoder()
 
@@ -64,13 +70,19 @@ def committed(path: Path) -> Iterator[Path]:
 def read_bytes(path: Path) -> bytes:
     """Read an annotation file; raise DataError in one line where that fails."""
     try:
+        # A pipe would keep us waiting, and a device has no end.
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path}: is no regular file; write the annotations into one")
         return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{path}: cannot be read ({reason}); check the path and its permissions") from error
+    except MemoryError as error:
+        raise DataError(f"{path}: does not fit into memory; cut it into several files") from error
 
 
 def decode_json(raw: bytes | msgspec.Raw) -> Any:
-    """Decode JSON that was checked before; numbers out of range and ``NaN`` become None."""
+    """Decode JSON that was checked before; numbers out of range and ``NaN`` become None. Raise ValueError where it is none after all."""
     try:
         return DECODER.decode(raw)
     except msgspec.MsgspecError:
@@ -79,7 +91,7 @@ def decode_json(raw: bytes | msgspec.Raw) -> Any:
 
 def loads(raw: bytes) -> Any:
     """Decode JSON as Python's own library reads it: with ``NaN`` and ``Infinity``, which become None. Raise ValueError."""
-    return json.loads(raw, parse_constant=lambda _: None, parse_float=_finite)
+    return json.loads(raw, parse_constant=lambda _: None, parse_float=_finite, parse_int=_whole)
 
 
 def encode_json(value: Any) -> bytes:
@@ -123,11 +135,11 @@ def is_id(value: Any) -> bool:
 
 
 def size_from(height: Any, width: Any) -> tuple[int, int] | None:
-    """Give (height, width) when both are whole numbers above 0, else None."""
-    if not (is_number(height) and is_number(width)) or not (math.isfinite(height) and math.isfinite(width)):
+    """Give (height, width) when both are whole numbers above 0 and a picture can be as large, else None."""
+    if not (is_number(height) and is_number(width)) or not (1 <= height < LONGEST_SIDE and 1 <= width < LONGEST_SIDE):
         return None
-    whole = int(height) == height and int(width) == width
-    return (int(height), int(width)) if whole and 1 <= height < 1 << 31 and 1 <= width < 1 << 31 else None
+    whole = int(height) == height and int(width) == width and height * width < MOST_PIXELS
+    return (int(height), int(width)) if whole else None
 
 
 def read_box(value: Any, size: tuple[int, int] | None, convention: str) -> tuple[FloatArray, Problem | None]:
@@ -138,7 +150,7 @@ def read_box(value: Any, size: tuple[int, int] | None, convention: str) -> tuple
     if value is None:
         return np.full(4, np.nan), Problem("box_missing", "there is no bbox; add one")
     if not isinstance(value, list | tuple) or len(value) != 4 or not all(one is None or is_number(one) for one in value):
-        return np.full(4, np.nan), Problem("box_malformed", f"bbox {_short(value)} is not a list of four numbers; mend it in the source")
+        return np.full(4, np.nan), Problem("box_malformed", f"bbox {short(value)} is not a list of four numbers; mend it in the source")
     # Not None alone: an integer may be too large for a float.
     numbers = np.array([np.nan if one is None else float(one) if abs(one) < 1e300 else np.inf for one in value])
     with np.errstate(invalid="ignore"):
@@ -194,6 +206,12 @@ def _finite(text: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
+def _whole(text: str) -> int | None:
+    return int(text) if len(text) <= LONGEST_INTEGER else None
+
+
+def short(value: Any) -> str:
+    """Write a JSON value in 60 characters at most."""
+    # Not all of it: a list may have a million entries.
+    text = repr(value[:20] if isinstance(value, list | str) else value)
     return text if len(text) <= 60 else text[:57] + "..."

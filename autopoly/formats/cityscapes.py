@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from autopoly.errors import DataError
 from autopoly.formats.base import decode_json, read_bytes, size_from
 from autopoly.formats.image_folder import Drawn, Entry, ImageFolder, Size, holds, no_corners, refuse_to_write, visible
+from autopoly.images import too_large
 from autopoly.types import Category, Header, Record
 
 WRITES = False
@@ -76,11 +77,12 @@ def _load(file: Path) -> tuple[Size, list[dict[str, Any]]]:
         size = size_from(whole["imgHeight"], whole["imgWidth"])
         objects = [one for one in whole["objects"] if not one.get("deleted")]
         for one in objects:
-            if not isinstance(one["label"], str) or np.asarray(one["polygon"], dtype=np.float64).shape[1:] != (2,):
+            ring = np.asarray(one["polygon"], dtype=np.float64)
+            if not isinstance(one["label"], str) or ring.shape[1:] != (2,) or not np.isfinite(ring).all():
                 raise ValueError("an object without label and polygon")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{file}: not a file of Cityscapes polygons ({error!r}); copy it again") from error
-    if size is None:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        raise DataError(f"{file}: not a file of Cityscapes polygons ({error!r:.200}); copy it again") from error
+    if size is None or too_large(size):
         raise DataError(f"{file}: imgHeight and imgWidth are no size of a picture; copy the file again")
     return size, objects
 

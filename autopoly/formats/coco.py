@@ -6,8 +6,9 @@ ids are looked at; a record is decoded when it is asked for. Whatever a field me
 
 from __future__ import annotations
 
+import codecs
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from autopoly.errors import DataError, Problem
+from autopoly.errors import DataError, Problem, plain_line
 from autopoly.formats.annotation import instance_of, with_note
 from autopoly.formats.base import (
     check_bbox_format,
@@ -38,6 +39,9 @@ __all__ = ["WRITES", "CocoDataset", "matches", "read", "write"]
 WRITES = True
 SAMPLE = 500
 """Annotations looked at when the file is opened, to notice boxes that are xyxy."""
+HEADROOM = 300
+"""Calls that may lie deeper than ours when a piece is decoded or encoded later: what is nested too deep for that is refused at once."""
+PIECE = 1 << 24
 
 
 class _ImageKey(msgspec.Struct, gc=False):
@@ -46,7 +50,9 @@ class _ImageKey(msgspec.Struct, gc=False):
 
 
 class _AnnotationKey(msgspec.Struct, gc=False):
+    id: int | float | str | None = None
     image_id: int | float | str | None = None
+    category_id: int | float | str | None = None
     iscrowd: int | float | str | None = 0
 
 
@@ -93,16 +99,16 @@ class CocoDataset:
             owners[position] = owner
         if self._unlisted:
             lost = int((owners >= len(self._images)).sum())
-            notes.append(f"{lost} annotations name images that the file does not list ({', '.join(map(str, self._unlisted[:3]))}, ...)")
+            notes.append(f"{lost} annotations name images that the file does not list ({_some(self._unlisted)})")
         self._order = np.argsort(owners, kind="stable")
         self.counts = np.bincount(owners, minlength=len(self._images) + len(self._unlisted)).astype(np.int64)
         self._stops = np.cumsum(self.counts)
-        notes += _crowd_notes(keys)
         self._convention = bbox_format or "xywh"
         first = image_keys[0].file_name if image_keys else None
         self.image_root = picture_root(file.parent, images, None if first is None or outside_root(first) else first)
         categories = _categories(file, tables.pop("categories"))
-        self.header = Header("coco", categories, tuple(notes), {name: decode_json(raw) for name, raw in tables.items()})
+        notes += [*_crowd_notes(keys), *_id_notes(keys, categories)]
+        self.header = Header("coco", categories, tuple(notes), {name: _decoded(file, name, raw) for name, raw in tables.items()})
         if bbox_format is None:
             self._notice_corners()
         self._opened = self.header
@@ -113,11 +119,12 @@ class CocoDataset:
         if not 0 <= index < len(self.counts):
             raise IndexError(f"record {index} of {len(self.counts)}")
         listed = index < len(self._images)
-        image: dict[str, Any] = decode_json(self._images[index]) if listed else {}
+        image: dict[str, Any] = self._piece("image", self._images, index) if listed else {}
         size = size_from(image.get("height"), image.get("width"))
         instances = []
         for ordinal in self._order[self._stops[index] - self.counts[index] : self._stops[index]].tolist():
-            instance, sound = instance_of(decode_json(self._annotations[ordinal]), ordinal, size, self._convention)
+            annotation = self._piece("annotation", self._annotations, ordinal)
+            instance, sound = instance_of(annotation, ordinal, size, self._convention)
             instances.append(instance)
             if not sound:
                 self._note_unsound(ordinal)
@@ -135,6 +142,9 @@ class CocoDataset:
         file_name = name if isinstance(name, str) else ""
         return Record(index, image_id, file_name, size, tuple(instances), listed=listed, problem=problem, extra=image)
 
+    def _piece(self, kind: str, pieces: list[msgspec.Raw], position: int) -> Any:
+        return _decoded(self._file, f"{kind} at position {position}", pieces[position])
+
     def _note_unsound(self, ordinal: int) -> None:
         if ordinal not in self._unsound:
             self._unsound.add(ordinal)
@@ -146,9 +156,9 @@ class CocoDataset:
         total = len(self._annotations)
         owners = np.searchsorted(self._stops, np.arange(total), side="right")
         for place in np.unique(np.linspace(0, max(total - 1, 0), min(SAMPLE, total)).astype(int)).tolist():
-            box = decode_json(self._annotations[int(self._order[place])]).get("bbox")
+            box = self._piece("annotation", self._annotations, int(self._order[place])).get("bbox")
             owner = int(owners[place])
-            image = decode_json(self._images[owner]) if owner < len(self._images) else {}
+            image = self._piece("image", self._images, owner) if owner < len(self._images) else {}
             size = size_from(image.get("height"), image.get("width"))
             if size and isinstance(box, list) and len(box) == 4 and all(is_number(one) and abs(one) < 1e9 for one in box):
                 numbers.append(box)
@@ -168,7 +178,10 @@ def _split(file: Path) -> tuple[dict[str, Any], list[str]]:
         data = data[3:]
     notes: list[str] = []
     try:
-        fields: dict[str, Any] = dict(msgspec.json.decode(data, type=dict[str, msgspec.Raw]))
+        fields: dict[str, Any] = _deeper(HEADROOM, lambda: dict(msgspec.json.decode(data, type=dict[str, msgspec.Raw])))
+        _check_letters(file, data)
+    except RecursionError as error:
+        raise DataError(f"{file}: lists or objects are nested too deep in it; is it COCO?") from error
     except msgspec.ValidationError as error:
         raise DataError(f"{file}: {_not_coco(data)}") from error
     except msgspec.DecodeError as error:
@@ -189,7 +202,7 @@ def _split(file: Path) -> tuple[dict[str, Any], list[str]]:
 
 def _split_slowly(file: Path, data: bytes, reason: Exception) -> dict[str, Any]:
     try:
-        whole = loads(data)
+        whole = _deeper(HEADROOM, lambda: loads(data))
     except (ValueError, RecursionError) as error:
         line = " ".join(str(error).split())
         raise DataError(f"{file}: not valid JSON ({line}); is the file complete?") from reason
@@ -199,6 +212,30 @@ def _split_slowly(file: Path, data: bytes, reason: Exception) -> dict[str, Any]:
         split = name in ("images", "annotations") and isinstance(value, list)
         whole[name] = [msgspec.Raw(encode_json(one)) for one in value] if split else msgspec.Raw(encode_json(value))
     return whole
+
+
+def _deeper(calls: int, act: Callable[[], Any]) -> Any:
+    """Do something that many calls further down: Python's limit to recursion counts them, and JSON's nesting, together."""
+    return _deeper(calls - 1, act) if calls else act()
+
+
+def _check_letters(file: Path, data: bytes) -> None:
+    """Raise DataError where a file is not UTF-8: what is skipped when it is cut to pieces is not looked at."""
+    if data.isascii():
+        return
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for start in range(0, len(data), PIECE):
+        try:
+            decoder.decode(data[start : start + PIECE], final=start + PIECE >= len(data))
+        except UnicodeDecodeError as error:
+            raise DataError(f"{file}: not UTF-8 near byte {start + error.start}; save it as UTF-8") from error
+
+
+def _decoded(file: Path, what: str, raw: msgspec.Raw) -> Any:
+    try:
+        return decode_json(raw)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file}: {what} is not valid JSON ({' '.join(str(error).split())}); mend it") from error
 
 
 def _not_coco(data: bytes) -> str:
@@ -215,7 +252,7 @@ def _keys(file: Path, name: str, pieces: list[msgspec.Raw], kind: type[Any]) -> 
         try:
             keys.append(decoder.decode(piece))
         except msgspec.MsgspecError:
-            value = decode_json(piece)
+            value = _decoded(file, f"{name[:-1]} at position {position}", piece)
             if not isinstance(value, dict):
                 raise DataError(f"{file}: {name[:-1]} at position {position} is not an object; mend or remove it") from None
             fields = {key: value.get(key) for key in kind.__struct_fields__}
@@ -224,7 +261,7 @@ def _keys(file: Path, name: str, pieces: list[msgspec.Raw], kind: type[Any]) -> 
 
 
 def _categories(file: Path, raw: Any) -> tuple[Category, ...]:
-    listed = decode_json(raw)
+    listed = _decoded(file, "'categories'", raw)
     if not isinstance(listed, list):
         raise DataError(f"{file}: 'categories' is not a list; COCO needs one")
     categories = []
@@ -244,6 +281,31 @@ def _crowd_notes(keys: list[_AnnotationKey]) -> list[str]:
     if crowd > 0.2 * len(keys):
         line += "; some tools set iscrowd for every mask with holes or parts: if these are single objects, set it to 0"
     return [line]
+
+
+def _id_notes(keys: list[_AnnotationKey], categories: tuple[Category, ...]) -> list[str]:
+    """Say once, with a count, what is odd about ids: annotations of one id, categories that are named and not listed."""
+    notes = []
+    ids = [key.id for key in keys if key.id is not None]
+    if repeated := len(ids) - len(set(ids)):
+        notes.append(f"{repeated} annotations repeat the id of an earlier one; all are kept, and told apart by their place in the file")
+    if nameless := len(keys) - len(ids):
+        notes.append(f"{nameless} annotations have no id; they are called by their place in the file")
+    listed = {one.category_id for one in categories}
+    unlisted = [key.category_id for key in keys if key.category_id not in listed]
+    if unlisted:
+        named = _some(list(dict.fromkeys(unlisted)))
+        notes.append(
+            f"{len(unlisted)} annotations name categories that the file does not list ({named}); they are converted like the others"
+        )
+    return notes
+
+
+def _some(values: list[Any]) -> str:
+    """Name the first few of many ids."""
+    return ", ".join("(none)" if value is None else plain_line(str(value), 60) for value in values[:3]) + (
+        ", ..." if len(values) > 3 else ""
+    )
 
 
 def _scalar_id(value: Any) -> Id:

@@ -23,6 +23,7 @@ from autopoly.formats import segmentation
 from autopoly.formats.annotation import instance_of
 from autopoly.formats.base import read_bytes
 from autopoly.geometry import raster
+from autopoly.picture_header import read_header
 from autopoly.types import Header, Id, Instance, Mask, Record
 
 LOOKED_AT = 3000
@@ -104,8 +105,12 @@ def visible(mask: NDArray[np.bool_], category_id: Id, extra: Mapping[str, Any], 
 
 def read_levels(file: Path) -> NDArray[np.integer[Any]]:
     """Decode a picture of labels, not colours: (H, W) integers as stored, the first channel of several. Raise DataError for others."""
+    data = read_bytes(file)
+    header = read_header(data)
+    if header is not None and pictures.too_large(header.size):
+        raise DataError(f"{file}: claims {header.size[1]} x {header.size[0]} px, more than are decoded; copy it again")
     try:
-        levels = cv2.imdecode(np.frombuffer(read_bytes(file), dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+        levels = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         levels = None
     if levels is None or not np.issubdtype(levels.dtype, np.integer):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from autopoly.errors import DataError, Problem
 from autopoly.formats.annotation import instance_of, with_note
@@ -70,7 +71,11 @@ class ParquetDataset:
             self._table.picture = (self._layout.picture, self._layout.picture_struct)
         self.image_root = picture_root(path if path.is_dir() else path.parent, images)
         metadata = _own_metadata(self._table.schema.metadata or {})
-        index: Index = build(self._table, self._layout, self.image_root)
+        try:
+            index: Index = build(self._table, self._layout, self.image_root)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            line = " ".join(str(error).split())[:160]
+            raise DataError(f"{files[0]}: the columns of boxes, labels or ids hold what they cannot ({line}); check their types") from error
         self._index = index
         self.counts = index.counts
         self._starts = np.cumsum(index.counts) - index.counts
@@ -117,11 +122,14 @@ class ParquetDataset:
         """Give the COCO image of a record, what is wrong with it, and whether the source lists it."""
         if self._layout.own:
             image, extra = image_from(row), _extra(row)
-            image.setdefault("id", "")
             if "_image" in extra and extra["_image"] is None:
+                image.setdefault("id", "")
                 line = f"image {image['id']!r} is not among the source's images; add it there"
                 return image, Problem("image_not_listed", line), False
-            image = merged(image, extra.get("_image", {}))
+            if isinstance(held := extra.get("_image"), dict):
+                image = merged(image, held)
+            if not is_id(image.get("id")):
+                image["id"] = "" if image.get("id") is None else str(image["id"])
         else:
             image = self._foreign_image(row, index, data)
         name = image.get("file_name")
@@ -197,7 +205,8 @@ class ParquetDataset:
             # COCO's form, whatever the source's; a box without usable numbers stays as it is.
             annotation["bbox"] = given if self._convention == "xywh" or np.isnan(box).any() else xywh_of(box)
         instance, sound = instance_of(annotation, ordinal, size)
-        polygons = polygons_from(own) if own is not None else ()
+        polygons, drawable = polygons_from(own, size) if own is not None else ((), True)
+        sound = sound and drawable
         if not sound and ordinal not in self._unsound:
             self._unsound.add(ordinal)
             self.header = with_note(self._opened, len(self._unsound))
@@ -217,7 +226,7 @@ def _is_empty(row: Mapping[str, Any]) -> bool:
 def _extra(row: Mapping[str, Any]) -> dict[str, Any]:
     try:
         extra = decode_json((row["extra"] or "{}").encode())
-    except ValueError:
+    except (ValueError, RecursionError):
         return {"extra": row["extra"]}
     return extra if isinstance(extra, dict) else {"extra": extra}
 
@@ -225,13 +234,20 @@ def _extra(row: Mapping[str, Any]) -> dict[str, Any]:
 def _own_metadata(metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
     try:
         own = json.loads(metadata.get(b"autopoly", b"{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    return own if isinstance(own, dict) else {}
+    if not isinstance(own, dict):
+        return {}
+    # Anybody may have written this: only what is as we write it counts.
+    listed = own.get("categories")
+    categories = [one for one in listed if isinstance(one, dict) and is_id(one.get("id"))] if isinstance(listed, list) else []
+    return own | {"categories": categories, "extra": own["extra"] if isinstance(own.get("extra"), dict) else {}}
 
 
 def _category(fields: Mapping[str, Any]) -> Category:
-    return Category(fields["id"], str(fields["name"]), {key: value for key, value in fields.items() if key not in ("id", "name")})
+    return Category(
+        fields["id"], str(fields.get("name", fields["id"])), {key: value for key, value in fields.items() if key not in ("id", "name")}
+    )
 
 
 def _nested(row: Mapping[str, Any], name: str) -> Any:

@@ -43,6 +43,10 @@ CORNERS = (
 OWN = frozenset({"image_id", "file_name", "annotation_id", "category_id", "bbox", "polygons", "holes", "rle", "extra"})
 
 
+NESTED, TEXTS = ("bbox", "polygons", "holes"), ("file_name", "rle", "extra")
+"""The types our own layout is known by, beside its names: others may call their columns so."""
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """What the columns mean: ``of_object`` and ``of_image`` map our names to the file's; ``objects`` is the column that holds the structs.
@@ -68,7 +72,11 @@ def recognise(schema: pa.Schema, where: str) -> Layout:
     types = {one.name: one.type for one in schema}
     picture, picture_struct = _picture(types)
     labels = _class_labels(schema.metadata or {})
-    own = types.keys() >= OWN
+    own = (
+        types.keys() >= OWN
+        and all(_is_list(types[name]) or pa.types.is_null(types[name]) for name in NESTED)
+        and all(_is_text(types[name]) for name in TEXTS)
+    )
     for name, kind in types.items():
         if (inner := _struct_in(kind)) is not None and (box := _first(BOXES, inner)) is not None:
             of_object = {"bbox": box, **_roles(OBJECT_NAMES, inner)}
@@ -137,11 +145,15 @@ def _is_list(kind: Any) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
+def _is_text(kind: Any) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_null(kind))
+
+
 def _class_labels(metadata: Mapping[bytes, bytes]) -> tuple[str, ...]:
     """Find the names that Hugging Face's ``ClassLabel`` gives to category numbers; none where the file has no such metadata."""
     try:
         tree = json.loads(metadata.get(b"huggingface", b"{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return ()
     stack = [tree]
     while stack:

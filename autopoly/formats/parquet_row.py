@@ -8,7 +8,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from autopoly.formats.base import xywh_of
+from autopoly.formats.base import read_box, xywh_of
+from autopoly.formats.segmentation import is_ring
+from autopoly.geometry import raster
 from autopoly.types import FloatArray, Polygon
 
 
@@ -19,7 +21,8 @@ def annotation_from(row: Mapping[str, Any]) -> dict[str, Any]:
         if row.get(column) is not None:
             annotation[name] = row[column]
     if row.get("bbox") is not None:
-        annotation["bbox"] = xywh_of(np.asarray(row["bbox"], dtype=np.float64))
+        box, problem = read_box(row["bbox"], None, "xyxy")
+        annotation["bbox"] = row["bbox"] if problem is not None and problem.code == "box_malformed" else xywh_of(box)
     if row.get("rle") is not None and row.get("height") is not None:
         annotation["segmentation"] = {"size": [row["height"], row["width"]], "counts": row["rle"]}
     elif row.get("polygons") is not None and not row.get("holes"):
@@ -39,19 +42,25 @@ def merged(fields: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in both.items() if not (value is None and name in fields)}
 
 
-def polygons_from(row: Mapping[str, Any]) -> tuple[Polygon, ...]:
-    """Give polygons with their holes, each hole in the smallest exterior that has most of its vertices; () where there are none."""
-    exteriors = [_ring(values) for values in row.get("polygons") or [] if len(values) >= 6]
+def polygons_from(row: Mapping[str, Any], size: tuple[int, int] | None) -> tuple[tuple[Polygon, ...], bool]:
+    """Give polygons with their holes, each hole in the smallest exterior that has most of its vertices, and whether all rings were sound.
+
+    No polygon is (); ``size`` is the picture's (height, width).
+    """
+    rings = [values for name in ("polygons", "holes") for values in row.get(name) or []]
+    exteriors, holes = ([_ring(values) for values in row.get(name) or [] if is_ring(values)] for name in ("polygons", "holes"))
+    if not raster.can_be_drawn(exteriors + holes, size):
+        return (), False
     owned: list[list[FloatArray]] = [[] for _ in exteriors]
-    for hole in [_ring(values) for values in row.get("holes") or [] if len(values) >= 6]:
+    for hole in holes:
         if exteriors:
             owned[_owner(hole, exteriors)].append(hole)
-    return tuple(Polygon(exterior, tuple(holes)) for exterior, holes in zip(exteriors, owned, strict=True))
+    polygons = tuple(Polygon(exterior, tuple(inside)) for exterior, inside in zip(exteriors, owned, strict=True))
+    return polygons, len(exteriors) + len(holes) == len(rings)
 
 
 def _ring(values: Any) -> FloatArray:
-    ring = np.asarray(values, dtype=np.float64)
-    return ring[: len(ring) // 2 * 2].reshape(-1, 2)
+    return np.asarray(values, dtype=np.float64).reshape(-1, 2)
 
 
 def _owner(hole: FloatArray, exteriors: list[FloatArray]) -> int:

@@ -19,6 +19,8 @@ KEPT = 6
 """Row groups kept decoded, without pictures."""
 PICTURES = 8
 """Rows whose pictures are decoded together."""
+MOST_ROWS, MOST_VALUES = 20_000_000, 200_000_000
+"""Of one row group: rows, and values of a column (a list has several a row). Writers make groups of a million rows or fewer."""
 
 
 class Table:
@@ -59,7 +61,13 @@ class Table:
         for group in dict.fromkeys(groups.tolist()):
             places = np.flatnonzero(groups == group)
             local = np.asarray(numbers, dtype=np.int64)[places] - self._stops[group]
-            for place, row in zip(places.tolist(), self._group(group).take(pa.array(local)).to_pylist(), strict=True):
+            try:
+                taken = self._group(group).take(pa.array(local)).to_pylist()
+            except (ValueError, OverflowError, IndexError, pa.ArrowException) as error:
+                raise DataError(
+                    f"{self.where(int(numbers[int(places[0])]))}: cannot be read ({_said(error)}); copy the file again"
+                ) from error
+            for place, row in zip(places.tolist(), taken, strict=True):
                 given[place] = row
         return given
 
@@ -77,10 +85,11 @@ class Table:
                 while local >= first + len(held):
                     first += len(held)
                     held = next(batches)
-            except OSError as error:
+            except (OSError, StopIteration, pa.ArrowException) as error:
                 self._cursor = None
-                explain(self.paths[self._groups[group][0]], error)
-                raise
+                file = self.paths[self._groups[group][0]]
+                explain(file, error)
+                raise DataError(f"{self.where(row)}: its picture is damaged ({_said(error)}); copy {file.name} again") from error
             self._cursor = (group, first, batches, held)
             return held[local - first]
 
@@ -118,12 +127,32 @@ class Table:
             return self.files[number].read_row_group(group, columns=list(columns), use_threads=False)
         except (OSError, pa.ArrowException) as error:
             explain(self.paths[number], error)
-            raise DataError(f"{self.paths[number]}: damaged ({' '.join(str(error).split())[:120]}); copy it again") from error
+            raise DataError(f"{self.paths[number]}: damaged ({_said(error)}); copy it again") from error
+
+
+def _said(error: BaseException) -> str:
+    return " ".join(str(error).split())[:120] or "it ends too soon"
+
+
+def _check_groups(path: Path, file: pq.ParquetFile) -> None:
+    """Raise DataError for a row group that cannot be held: a few bytes can stand for any number of equal values."""
+    for number in range(file.num_row_groups):
+        group = file.metadata.row_group(number)
+        most = max((group.column(column).num_values for column in range(group.num_columns)), default=0)
+        if not 0 <= group.num_rows <= MOST_ROWS or not 0 <= most <= MOST_VALUES:
+            line = f"a row group of {group.num_rows:,} rows and {most:,} values is larger than is read"
+            raise DataError(f"{path}: {line}; write it again with row groups of a million rows, if it is not damaged")
 
 
 def _open(file: Path) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(source_of(file), memory_map=False)
-    except (OSError, pa.ArrowException) as error:
+        opened = pq.ParquetFile(source_of(file), memory_map=False)
+        # Both are made of the footer when they are asked for, and fail then.
+        names = [*opened.schema_arrow.names, *(opened.schema.column(number).path for number in range(len(opened.schema)))]
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         explain(file, error)
-        raise DataError(f"{file}: not a Parquet file, or cut off ({' '.join(str(error).split())[:120]})") from error
+        raise DataError(f"{file}: not a Parquet file, or cut off ({_said(error)})") from error
+    if len(set(opened.schema_arrow.names)) < len(opened.schema_arrow.names) or not names:
+        raise DataError(f"{file}: two columns have one name, or there is none; write it again with names of their own")
+    _check_groups(file, opened)
+    return opened

@@ -39,6 +39,8 @@ from autopoly.formats.segmentation import flat
 from autopoly.types import Header, Instance, Record
 
 BATCH = 8192
+LONGEST_NAME = 4096
+"""Characters, more than a path may have."""
 IDS = ("image_id", "annotation_id", "category_id")
 NESTED = pa.list_(pa.list_(pa.float64()))
 TYPES: dict[str, pa.DataType] = {
@@ -100,7 +102,8 @@ def _rows(record: Record, names: dict[Any, str], whole: dict[str, bool]) -> list
     size = size_from(image.get("height"), image.get("width"))
     shared: dict[str, Any] = {
         "image_id": record.image_id,
-        "file_name": _text(record.file_name) if record.listed else None,
+        # A name no file can have would fill every row; the whole of it is in the first row's ``extra``.
+        "file_name": _text(record.file_name[:LONGEST_NAME]) if record.listed else None,
         "height": None if size is None else size[0],
         "width": None if size is None else size[1],
     }
@@ -112,7 +115,7 @@ def _rows(record: Record, names: dict[Any, str], whole: dict[str, bool]) -> list
         if instance is not None:
             own, extra = _columns(instance, record, shared)
             row |= own
-            row["category"] = _text(names[row["category_id"]]) if row["category_id"] in names else None
+            row["category"] = _text(names[row["category_id"]][:LONGEST_NAME]) if row["category_id"] in names else None
             if all(row[name] is None for name in ("annotation_id", "bbox", "category_id")):
                 row["category"] = ""  # Or the row would stand for an image without boxes.
         if number == 0 and rest != {}:

@@ -6,6 +6,7 @@ they count from MATLAB's 1 or from the corner of the first pixel: they have deci
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,11 +14,18 @@ import numpy as np
 
 from autopoly.errors import DataError, Problem
 from autopoly.formats.image_folder import Drawn, Entry, ImageFolder, no_corners, refuse_to_write
+from autopoly.geometry import raster
 from autopoly.types import Category, FloatArray, Header, Polygon, Record
 
 WRITES = False
 ROOF = Category(1, "rooftop")
 SUFFIXES = (".JPG", ".jpg", ".jpeg", ".png")
+LARGEST_FILE = 1 << 22
+"""Bytes: those of the dataset have a few thousand, and a small compressed file can unpack to a thousand times its size."""
+
+
+DAMAGED = (OSError, LookupError, ValueError, TypeError, ArithmeticError, NotImplementedError, EOFError, MemoryError, zlib.error)
+"""What SciPy raises for files that are not sound."""
 
 
 def matches(path: Path) -> bool:
@@ -47,6 +55,8 @@ def _picture(root: Path, stem: str) -> str:
 
 def _outlines(file: Path) -> list[FloatArray]:
     """Read the outlines, each (n, 2) x y."""
+    if file.stat().st_size > LARGEST_FILE:
+        raise DataError(f"{file}: {file.stat().st_size:,} bytes are too many for outlines; copy it again")
     # Only here: importing SciPy takes its time, and few sources need it.
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
@@ -57,14 +67,14 @@ def _outlines(file: Path) -> list[FloatArray]:
         if any(one.size and (one.ndim != 2 or one.shape[1] != 2) for one in outlines):
             raise ValueError("an outline is not (n, 2)")
     # MATLAB's newer files are HDF5, which SciPy does not read; damaged ones fail in all these ways.
-    except (OSError, KeyError, ValueError, TypeError, NotImplementedError, MatReadError) as error:
-        line = " ".join(str(error).split())
+    except (*DAMAGED, MatReadError) as error:
+        line = " ".join(str(error).split())[:200]
         raise DataError(f"{file}: no cell 'gt' of (n, 2) outlines can be read ({line}); copy it again or save it with -v7") from error
     return [one.reshape(-1, 2) for one in outlines]
 
 
 def _drawn(ring: FloatArray) -> Drawn:
-    if len(ring) < 3 or not np.isfinite(ring).all():
+    if len(ring) < 3 or not raster.can_be_drawn([ring], None) or np.abs(ring).max() >= 1e9:
         line = f"an outline of {len(ring)} usable corners is no polygon; mend it in the .mat file"
         return Drawn(ROOF.category_id, None, problem=Problem("outline_malformed", line), extra={"rooftop": ring.tolist()})
     closed = len(ring) > 3 and bool((ring[0] == ring[-1]).all())

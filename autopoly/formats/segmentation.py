@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from autopoly.formats.base import is_number
+from autopoly.formats.base import LONGEST_SIDE, MOST_PIXELS, is_number
 from autopoly.geometry import raster
 from autopoly.types import Mask, Polygon, Rle
+
+LONGEST_EXTENT = 65_535
+"""px."""
 
 
 def parse(value: Any, size: tuple[int, int] | None) -> tuple[Mask | None, bool]:
@@ -26,8 +29,12 @@ def parse(value: Any, size: tuple[int, int] | None) -> tuple[Mask | None, bool]:
     if not isinstance(value, list):
         return None, False
     rings = [value] if is_number(value[0]) else value
-    polygons = tuple(Polygon(np.array(ring, dtype=np.float64).reshape(-1, 2)) for ring in rings if _is_ring(ring))
-    return polygons or None, len(polygons) == len(rings)
+    good = [np.array(ring, dtype=np.float64).reshape(-1, 2) for ring in rings if is_ring(ring)]
+    # Most are far from the limit: only what might be beyond it is measured.
+    far = sum(len(ring) * 2.0 * float(np.abs(ring).max()) for ring in good) > raster.LONGEST_OUTLINE
+    if not good or (far and not raster.can_be_drawn(good, size)):
+        return None, False
+    return tuple(Polygon(ring) for ring in good), len(good) == len(rings)
 
 
 def dump(mask: Mask, size: tuple[int, int] | None, decimals: int | None = 2) -> list[list[float]] | dict[str, Any]:
@@ -49,10 +56,10 @@ def flat(ring: Any, decimals: int | None) -> list[float]:
 
 
 def extent(mask: Mask) -> tuple[int, int]:
-    """Give the (height, width) of the smallest picture that holds a mask; (1, 1) for an empty one."""
+    """Give the (height, width) of the smallest picture that holds a mask, each ``LONGEST_EXTENT`` at most; (1, 1) for an empty one."""
     if isinstance(mask, Rle):
         return mask.size
-    corner = np.ceil(np.max([[1.0, 1.0], *(polygon.exterior.max(axis=0) for polygon in mask)], axis=0))
+    corner = np.ceil(np.max([[1.0, 1.0], *(polygon.exterior.max(axis=0) for polygon in mask)], axis=0)).clip(None, LONGEST_EXTENT)
     return int(corner[1]), int(corner[0])
 
 
@@ -69,7 +76,8 @@ def bounds_xywh(mask: Mask) -> list[float] | None:
     return box if box[2] > 0 and box[3] > 0 else None
 
 
-def _is_ring(ring: Any) -> bool:
+def is_ring(ring: Any) -> bool:
+    """Say whether a value is a list of three or more x, y within a billion px."""
     if not isinstance(ring, list) or len(ring) < 6 or len(ring) % 2 or not all(is_number(one) for one in ring):
         return False
     return all(abs(one) < 1e9 for one in ring)
@@ -77,19 +85,18 @@ def _is_ring(ring: Any) -> bool:
 
 def _rle(value: dict[str, Any]) -> Rle | None:
     size, counts = value.get("size"), value.get("counts")
-    if not isinstance(size, list) or len(size) != 2 or not all(isinstance(one, int) and 0 < one < 1 << 20 for one in size):
+    if not isinstance(size, list) or len(size) != 2 or not all(isinstance(one, int) and 0 < one < LONGEST_SIDE for one in size):
         return None
     height, width = size
+    if height * width >= MOST_PIXELS:
+        return None
     if isinstance(counts, str):
         runs = _runs(counts)
         sound = runs is not None and runs.min(initial=0) >= 0 and int(runs.sum()) == height * width
         return Rle((height, width), counts.encode("ascii")) if sound else None
     if not isinstance(counts, list) or not all(isinstance(one, int) and 0 <= one <= height * width for one in counts):
         return None
-    if sum(counts) != height * width:
-        return None
-    column_major = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
-    return raster.encode(column_major.reshape(width, height).T)
+    return raster.of_counts(counts, (height, width)) if sum(counts) == height * width else None
 
 
 def _runs(text: str) -> np.ndarray[Any, np.dtype[np.int64]] | None:

@@ -17,6 +17,8 @@ from autopoly.types import FloatArray, Mask, Polygon, Rle
 
 RASTERISER = "pycocotools"
 """Printed with every score: the same polygon filled by another library differs by up to 10 points of IoU at 20 px."""
+LONGEST_OUTLINE = 5e6
+"""Of all rings of a mask, px: pycocotools holds some hundred bytes for each px of it, and checks no allocation."""
 
 
 def fill(polygons: Sequence[Polygon], size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -60,6 +62,20 @@ def encode(mask: NDArray[np.bool_]) -> Rle:
     return _rle(coco.encode(np.asfortranarray(mask, dtype=np.uint8)))
 
 
+def of_counts(counts: Sequence[int], size: tuple[int, int]) -> Rle:
+    """Give uncompressed counts, whose sum is that of the pixels, as a run-length mask of ``size`` (height, width); no pixel is touched."""
+    borders, times = np.unique(np.cumsum(np.asarray(counts, dtype=np.int64)), return_counts=True)
+    # An empty run puts two borders in one place: they cancel.
+    kept = borders[(times % 2 == 1) & (borders < size[0] * size[1])]
+    runs = np.diff(kept, prepend=0, append=size[0] * size[1])
+    return _rle(coco.frPyObjects({"size": list(size), "counts": runs.tolist()}, *size))
+
+
+def can_be_drawn(rings: Sequence[FloatArray], size: tuple[int, int] | None) -> bool:
+    """Say whether rings (V, 2) are finite, and together short enough to be drawn in a picture of ``size`` (None: unknown)."""
+    return all(np.isfinite(ring).all() for ring in rings) and _outline(_clipped(rings, size or (1, 1))) <= LONGEST_OUTLINE
+
+
 def decode(rle: Rle) -> NDArray[np.bool_]:
     """Decode to (H, W) bool."""
     return np.asarray(coco.decode(_object(rle)), dtype=bool)
@@ -99,10 +115,24 @@ def _draw(rings: Sequence[FloatArray], size: tuple[int, int]) -> Rle | None:
     rings = _drawable(rings)
     if not rings or min(size) <= 0:
         return None
+    clipped = _clipped(rings, size)
+    length = _outline(clipped)
+    if length > LONGEST_OUTLINE:
+        raise DataError(
+            f"an outline of {length:.3g} px is longer than can be drawn ({LONGEST_OUTLINE:.0e} px); mend the polygon in the source"
+        )
+    return _rle(coco.merge(coco.frPyObjects([ring.reshape(-1).tolist() for ring in clipped], *size)))
+
+
+def _clipped(rings: Sequence[FloatArray], size: tuple[int, int]) -> list[FloatArray]:
     # pycocotools walks every edge in fifths of a pixel, on or off the picture: a stray coordinate of 1e9 px would take all memory.
     reach = 4.0 * max(*size, 25_000)
-    flat = [ring.clip(-reach, reach).reshape(-1).tolist() for ring in rings]
-    return _rle(coco.merge(coco.frPyObjects(flat, *size)))
+    return [ring.clip(-reach, reach) for ring in rings]
+
+
+def _outline(rings: Sequence[FloatArray]) -> float:
+    """Measure what pycocotools walks: the longer side of every edge, px."""
+    return sum(float(np.abs(ring - np.roll(ring, 1, axis=0)).max(axis=1).sum()) for ring in rings if len(ring))
 
 
 def _paint(mask: NDArray[np.bool_], corner: tuple[int, int], rings: Sequence[FloatArray], cut: bool = False) -> None:

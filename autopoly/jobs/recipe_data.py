@@ -73,7 +73,14 @@ def _base(recipe: Recipe, data: Path) -> Path:
 
 
 def _missing(base: Path, wanted: list[str]) -> list[str]:
-    return [one for one in wanted if not (base / one).exists() and next(base.glob(one), None) is None]
+    return [one for one in wanted if not (base / one).exists() and not _any(base, one)]
+
+
+def _any(base: Path, pattern: str) -> bool:
+    try:
+        return next(base.glob(pattern), None) is not None
+    except (ValueError, NotImplementedError):  # no pattern, or one that does not start here
+        return False
 
 
 def _folders(data: Path) -> Iterator[Path]:

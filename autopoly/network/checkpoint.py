@@ -18,6 +18,15 @@ from autopoly.network.siamanno import SiamAnno
 
 DEFAULT = "siamanno-lite0"
 FORMAT = 1
+RANGES: dict[str, tuple[float, float]] = {
+    "search_scale": (1, 4), "crop_side": (32, 2048), "vertices": (3, 4096), "target_grid": (1, 64),
+    "width16": (1, 1024), "blocks16": (0, 16), "width8": (1, 1024), "width4": (1, 1024), "detail": (0, 1024),
+    "head_width": (1, 1024), "head_radius": (0, 64), "head_dilations": (1, 256), "steps": (0, 4),
+}  # fmt: skip
+"""What a number of config.json may be, all of a list alike: a file of a few bytes must not build a network that fills the memory."""
+LONGEST_LIST = 32
+LARGEST_CONFIG = 1 << 24
+PICKLES = (b"PK\x03\x04", b"\x80")
 
 
 def root() -> Path:
@@ -48,7 +57,9 @@ def fingerprint(checkpoint: str | Path | None) -> str:
     folder = resolve(checkpoint)
     digest = hashlib.sha256()
     for name in ("config.json", "weights.safetensors"):
-        digest.update((folder / name).read_bytes())
+        with (folder / name).open("rb") as stream:
+            while piece := stream.read(1 << 20):
+                digest.update(piece)
     return digest.hexdigest()[:16]
 
 
@@ -66,18 +77,51 @@ def load_network(checkpoint: str | Path | None = None) -> SiamAnno:
     one.
     """
     folder = resolve(checkpoint)
+    config, weights = folder / "config.json", folder / "weights.safetensors"
+    if config.stat().st_size > LARGEST_CONFIG:
+        raise CheckpointError(f"{config} is no checkpoint's description: it has {config.stat().st_size:,} bytes; copy the checkpoint again")
+    with weights.open("rb") as stream:
+        if stream.read(4).startswith(PICKLES):
+            raise CheckpointError(
+                f"{weights} is a pickle, which can run any program: only safetensors are loaded; convert it where you trust it"
+            )
     try:
-        raw = json.loads((folder / "config.json").read_text())
+        raw = json.loads(config.read_text(encoding="utf-8"))
         if raw["format"] != FORMAT:
             raise CheckpointError(
                 f"{folder}: checkpoint format {raw['format']}, this version reads {FORMAT}; use the autopoly that wrote it"
             )
         values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in raw["network"].items()}
+        _check_ranges(values)
         network = SiamAnno(NetworkConfig(**values))
-        tensors = load_file(folder / "weights.safetensors")
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, RuntimeError) as error:
+        raise CheckpointError(f"{config} is not a checkpoint's description: {_said(error)}; copy the checkpoint again") from error
+    try:
+        tensors = load_file(weights)
         network.load_state_dict({name: value.float() for name, value in tensors.items()})
-    except (KeyError, TypeError, ValueError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{folder}/config.json is not a checkpoint's description: {error!r}") from error
-    except (SafetensorError, RuntimeError, OSError) as error:
-        raise CheckpointError(f"{folder}/weights.safetensors does not fit its config.json: {str(error).splitlines()[0]}") from error
+    except (SafetensorError, RuntimeError, OSError, ValueError, TypeError, KeyError, MemoryError) as error:
+        raise CheckpointError(f"{weights} does not fit its config.json: {_said(error)}; copy the checkpoint again") from error
+    wrong = [name for name, value in network.state_dict().items() if not bool(torch.isfinite(value).all())]
+    if wrong:
+        raise CheckpointError(f"{weights}: {len(wrong)} tensors hold numbers that are not finite ({wrong[0]}, ...); train it again")
     return network.eval()
+
+
+def _check_ranges(values: dict[str, Any]) -> None:
+    """Raise ValueError for a number that no network has, whatever the weights: their shapes are looked at only once it is built."""
+    for name, (low, high) in RANGES.items():
+        if name not in values:
+            continue
+        numbers = values[name] if isinstance(values[name], tuple) else (values[name],)
+        whole = not isinstance(getattr(NetworkConfig(), name), float) and name != "steps"
+        kinds = (int,) if whole else (int, float)
+        if not 0 < len(numbers) <= LONGEST_LIST or not all(type(one) in kinds and low <= one <= high for one in numbers):
+            raise ValueError(f"{name} is {str(values[name])[:60]}, expected {'whole numbers' if whole else 'numbers'} from {low} to {high}")
+    if values.get("crop_side", 32) % 32:
+        raise ValueError(f"crop_side is {values['crop_side']}, expected a multiple of 32")
+
+
+def _said(error: BaseException) -> str:
+    """Put an error into one line; torch says on its second what its first announces."""
+    lines = str(error).split("\n")
+    return f"{type(error).__name__}: {' '.join(' '.join(lines[:2]).split())[:300]}"
