@@ -4,6 +4,7 @@ columns.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,7 @@ class Annotator:
         self.device = torch.device(device)
         self.tolerance = tolerance
         self.dtype = _fast_dtype(self.device)
+        self._busy = threading.Lock()
 
     def polygons(self, image: Image, boxes: ArrayLike) -> tuple[list[list[FloatArray]], FloatArray]:
         """Give the polygons of boxes (N, 4) xyxy in an image (H, W, 3) uint8 RGB: for each box its parts [(V, 2)], and the quality (N,).
@@ -141,7 +143,8 @@ class Annotator:
             held[:count] = fixed
             initial = torch.cat([torch.where(fixed.unsqueeze(-1), placed, initial[:count]), initial[count:]])
         batch = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        # One at a time: it has all threads, and callers in other threads cut and trace meanwhile.
+        with self._busy, torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             output = self.network(batch, initial.to(self.device), held.to(self.device))
         contours = output.contours[-1].float().cpu().numpy()
         masks = output.mask_logits[:, 0].float().cpu().numpy()

@@ -37,8 +37,13 @@ class Worker(Protocol):
     def process(self, shard: Shard, records: Sequence[int] | None = None, poison: Sequence[Poison] = ()) -> Mapping[str, int]:
         """Run a shard without its ``poison`` records, commit its part, return counts.
 
-        With ``records``, run those alone to see whether the process survives them, and commit nothing.
+        With ``records``, run those alone to see whether the process survives them, and commit nothing. May be called for several shards
+        at once, each in a thread of its own: what a worker computes must not depend on it.
         """
+        ...
+
+    def stop(self) -> None:
+        """Give up the shards at work, in whatever thread, as soon as can be, by any exception: nobody waits for them."""
         ...
 
 

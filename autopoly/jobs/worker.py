@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from autopoly import images
-from autopoly.errors import DataError, Problem
+from autopoly.errors import DataError, Problem, RunError
 from autopoly.execute import parts
 from autopoly.execute.shards import Poison, Shard
 from autopoly.geometry.boxes import problem_of
@@ -55,6 +56,12 @@ class ConvertWorker:
         self._retry = part_rows.read_failures(work.retry) if work.retry else None
         annotator = work.load(work.checkpoint, work.device, work.tolerance, threads)
         self._predict = partial(predict_parts, annotator) if work.auto_components else annotator.predict
+        self._reading = threading.Lock()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Give up the shards at work before their next group."""
+        self._stopped = True
 
     def process(self, shard: Shard, records: Sequence[int] | None = None, poison: Sequence[Poison] = ()) -> Mapping[str, int]:
         """Run a shard and commit its part, or run ``records`` alone and commit nothing. Groups never cross a shard."""
@@ -77,6 +84,8 @@ class ConvertWorker:
         ready: _Decoding = []
         with ThreadPoolExecutor(self._threads) as threads:
             for group in groups:
+                if self._stopped:
+                    raise RunError("stopped")
                 if note is not None:
                     parts.note_in_hand(note, [job.record.ordinal for job in (*(job for job, _ in ready), *group) if job.wanted])
                 ahead: _Decoding = [(job, threads.submit(self._decode, job.record) if job.wanted else None) for job in group]
@@ -110,7 +119,8 @@ class ConvertWorker:
         """Decide for each annotation of a record whether it is predicted; crowd regions get no row, the merge carries them."""
         if self._retry is not None and number not in self._retry:
             return None
-        record = choose(self._dataset.record(number), self._work.categories)
+        with self._reading:
+            record = choose(self._dataset.record(number), self._work.categories)
         if self._work.pictures is not None and record.data is not None:
             pictures.write(self._work.pictures, record)
         again = None if self._retry is None else self._retry[number]

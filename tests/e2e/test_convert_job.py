@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from autopoly.errors import AutopolyError, DataError, RecipeError, RunError
-from autopoly.execute import parts
+from autopoly.execute import local, parts
 from autopoly.jobs.convert import ConvertOptions, convert, plan
 
 
@@ -171,9 +171,9 @@ def test_a_run_cut_short_goes_on_and_ends_with_the_same_bytes(made, tmp_path):
     with pytest.raises(Cut):
         convert(asked, stop, inscribed.network())
     kept = sorted((tmp_path / "cut/parts").glob("*.parquet"))
-    assert len(kept) == 1
+    assert 1 <= len(kept) <= local.LANES
     assert not (tmp_path / "cut/annotations.json").exists()
-    assert plan(asked, inscribed.network()).shards_left == plan(asked, inscribed.network()).shards - 1
+    assert plan(asked, inscribed.network()).shards_left == plan(asked, inscribed.network()).shards - len(kept)
     with pytest.raises(RunError, match="unfinished run with other input or options"):
         run(made, tmp_path / "cut", min_quality=0.5)
     seen = []

@@ -11,6 +11,9 @@ class Adder:
     def __init__(self, threads, failure=None):
         self.threads, self.failure = threads, failure
 
+    def stop(self):
+        self.stopped = True
+
     def process(self, shard, records=None, poison=()):
         if self.failure and shard.number == 1:
             raise self.failure
