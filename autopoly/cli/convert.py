@@ -128,14 +128,15 @@ def run(options: ConvertOptions, quiet: bool, dry_run: bool = False) -> Summary 
     from autopoly.jobs import convert as job
 
     options.check()
+    setup = job.set_up(options, None)
     if dry_run or not quiet:
-        plan = job.plan(options)
+        plan = job.plan(options, setup=setup)
         for line in plan_lines(plan):
             typer.echo(line, err=not dry_run)
         if dry_run:
             return None
     with shown(quiet) as progress:
-        summary = job.convert(options, progress)
+        summary = job.convert(options, progress, setup=setup)
     for line in summary_lines(summary):
         typer.echo(line)
     return summary

@@ -26,15 +26,18 @@ from autopoly.report import report_run
 from autopoly.storage import place
 from autopoly.types import Dataset
 
-__all__ = ["ConvertOptions", "Plan", "Progress", "Summary", "convert", "plan"]
+__all__ = ["ConvertOptions", "Plan", "Progress", "Summary", "convert", "plan", "set_up"]
 
 PACKAGES = ("numpy", "torch", "opencv-python-headless", "pyarrow", "shapely", "pycocotools", "ray")
 Callback = Callable[[Progress], None]
 
 
-def plan(options: ConvertOptions, network: Network | None = None) -> Plan:
-    """Say what a conversion would do, without writing anything; raise AutopolyError where it could not be done."""
-    setup = set_up(options, network)
+def plan(options: ConvertOptions, network: Network | None = None, setup: Setup | None = None) -> Plan:
+    """Say what a conversion would do, without writing anything; raise AutopolyError where it could not be done.
+
+    ``setup`` is what :func:`set_up` gave for these options, None to do it here: the source is read and hashed once for plan and run.
+    """
+    setup = setup or set_up(options, network)
     state = run_folder.examine(options.out, options.source, setup.inputs, options.retry_failures, options.overwrite)
     todo = shards_to_run(options.out, setup, state)
     boxes = sum(shard.boxes for shard in todo)
@@ -53,13 +56,16 @@ def plan(options: ConvertOptions, network: Network | None = None) -> Plan:
     )
 
 
-def convert(options: ConvertOptions, progress: Callback | None = None, network: Network | None = None) -> Summary:
+def convert(
+    options: ConvertOptions, progress: Callback | None = None, network: Network | None = None, setup: Setup | None = None
+) -> Summary:
     """Convert a dataset into a run folder: begin, go on where an earlier start was cut off, or say that all is done.
 
     ``network`` is what turns boxes into polygons; None takes the network of the paper with ``options.checkpoint``. ``progress`` is called
-    after each shard. Raise AutopolyError, in one line, for what makes the run impossible; failures of single boxes are counted instead.
+    after each shard. ``setup`` is as for :func:`plan`. Raise AutopolyError, in one line, for what makes the run impossible; failures of
+    single boxes are counted instead.
     """
-    setup = set_up(options, network)
+    setup = setup or set_up(options, network)
     # Look before locking: a refusal must not leave a lock file or a new folder behind.
     run_folder.examine(options.out, options.source, setup.inputs, options.retry_failures, options.overwrite)
     try:
@@ -136,7 +142,7 @@ def _finish(options: ConvertOptions, setup: Setup, state: run_folder.State, stag
         stream = merge.records(whole, tally if index == 0 else None)
         formats.FORMATS[name].write(setup.dataset.header, stream, staged / run_folder.ANNOTATIONS[name])
     failed = part_rows.write_failures(merge.failures(whole), staged / run_folder.FAILURES)
-    scored = score_run(staged, setup.source, options) if options.score is not False else None
+    scored = score_run(staged, setup.source, options, tally.counts[merge.TRUTHS]) if options.score is not False else None
     report_run(staged, setup.dataset, options, setup.inputs, scored)
     seconds = time.monotonic() - started
     extra = ["images"] if options.write_images and (options.out / "images").is_dir() else []

@@ -11,13 +11,15 @@ from autopoly.errors import Failure, RunError
 from autopoly.execute.parts import part_path
 from autopoly.execute.shards import Shard
 from autopoly.jobs import part_rows
-from autopoly.jobs.objects import mask_source_of
+from autopoly.jobs.objects import is_truth, mask_source_of
 from autopoly.jobs.part_rows import Row
 from autopoly.jobs.source import choose
 from autopoly.types import Dataset, Id, Instance, Mask, Record
 
 KEYS = ("images", "boxes", "predicted", "kept", "none", "skipped_crowd", "left_out_categories")
 """What is counted; ``none`` are boxes without a polygon, each with a row in failures.parquet."""
+TRUTHS = "truths"
+"""Counted beside them: instances whose mask in the source can be measured against."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ def records(parts: Parts, tally: Tally | None = None) -> Iterator[Record]:
             )
             size = record.size or next((row.size for one in instances if (row := rows.get(one.ordinal)) and row.size), None)
             if tally is not None:
+                tally.counts[TRUTHS] += sum(map(is_truth, record.instances))
                 _count(tally.counts, instances, len(whole.instances))
             yield replace(record, instances=instances, size=size)
 

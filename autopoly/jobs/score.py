@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from autopoly.errors import DataError
 from autopoly.jobs import run_folder
 from autopoly.jobs.measuring import ImageResult, ScoreOptions, measure
-from autopoly.jobs.objects import is_truth, mask_source_of, size_of
+from autopoly.jobs.objects import mask_source_of, size_of
 from autopoly.jobs.options import ConvertOptions
 from autopoly.jobs.pairing import ImageFinder
 from autopoly.jobs.scoreboard import SCHEMA, Table, delta, numbers
@@ -86,19 +86,19 @@ def score_datasets(
     return numbers(table, options), table
 
 
-def score_run(staged: Path, source: Source, options: ConvertOptions) -> tuple[dict[str, Any], Table] | None:
+def score_run(staged: Path, source: Source, options: ConvertOptions, truths: int) -> tuple[dict[str, Any], Table] | None:
     """Write ``score.json`` beside the ``staged`` result of a conversion: its polygons against the masks of its source.
 
     Give the numbers and the per-instance table. Truths are those that were converted. Without masks in the source nothing is written and
     None given, unless the user asked for a score: then :class:`DataError`. A run per component is scored per instance, and per component
-    under the key ``per_component``.
+    under the key ``per_component``. ``truths`` is how many masks of the source there are to measure against.
     """
-    opened = source.open()
-    truth = Chosen(opened, category_ids(opened.header, options.categories), options.limit)
-    if not any(is_truth(one) for at in range(len(truth.counts)) for one in truth.record(at).instances):
+    if not truths:
         if options.score:
             raise DataError(f"{source.path}: --score needs masks in the source, and it has none; leave --score out")
         return None
+    opened = source.open()
+    truth = Chosen(opened, category_ids(opened.header, options.categories), options.limit)
     name = next(name for name in options.to if (staged / run_folder.ANNOTATIONS[name]).exists())
     made = Source(staged / run_folder.ANNOTATIONS[name], name, place(opened.image_root)).open()
     names = (run_folder.ANNOTATIONS[name], source.path.name)

@@ -123,7 +123,7 @@ def test_a_conversion_is_scored_over_what_it_converted(tmp_path: Path) -> None:
     shutil.copy(write(tmp_path / "made.json", 4), staged / "annotations.json")
     source = Source(truth, "coco", tmp_path)
     options = ConvertOptions(truth, tmp_path / "out", categories=("cat",), limit=2, mode="per-component", components_from_truth=True)
-    score_run(staged, source, options)
+    score_run(staged, source, options, truths=3)
     found = json.loads((staged / "score.json").read_text())
     assert (found["n"], found["images"], found["convention"]["truth_boxes"]) == (3, 2, True)
     assert found["categories_without_instances"] == ["dog"]
@@ -135,7 +135,7 @@ def test_a_conversion_of_boxes_alone_is_not_scored_unless_asked(tmp_path: Path) 
     boxes = write(tmp_path / "boxes.json", 0, segmentation=[])
     shutil.copy(write(tmp_path / "made.json", 4), tmp_path / "annotations.json")
     source = Source(boxes, "coco", tmp_path)
-    score_run(tmp_path, source, ConvertOptions(boxes, tmp_path))
+    score_run(tmp_path, source, ConvertOptions(boxes, tmp_path), truths=0)
     assert not (tmp_path / "score.json").exists()
     with pytest.raises(DataError, match="--score"):
-        score_run(tmp_path, source, ConvertOptions(boxes, tmp_path, score=True))
+        score_run(tmp_path, source, ConvertOptions(boxes, tmp_path, score=True), truths=0)
