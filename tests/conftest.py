@@ -1,5 +1,6 @@
 """What many tests need: the shared photos where they are, and a network that nobody has trained."""
 
+import json
 import os
 from pathlib import Path
 
@@ -44,4 +45,43 @@ def untrained(tmp_path_factory):
     config = NetworkConfig(crop_side=96, vertices=64, width16=96, blocks16=1, width8=32, width4=16, head_width=32)
     folder = tmp_path_factory.mktemp("checkpoints") / "untrained"
     checkpoint.save(SiamAnno(config), folder, {"trained_on": "nothing"})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ellipses(tmp_path_factory):
+    """Write a dataset of bright ellipses on dark noise, some in two parts; truth is known in closed form."""
+    import cv2
+    import numpy as np
+
+    folder = tmp_path_factory.mktemp("data") / "ellipses"
+    (folder / "images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    images, annotations = [], []
+    for number in range(40):
+        picture = rng.integers(0, 60, (120, 160, 3), dtype=np.uint8)
+        centre, radii = rng.uniform((40, 40), (120, 80)), rng.uniform(14, 36, 2)
+        angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+        rings = [centre + np.stack([np.cos(angle), np.sin(angle)], 1) * radii]
+        if number % 5 == 0:
+            rings = [rings[0][(rings[0] - centre)[:, 0] * sign > 4] for sign in (1, -1)]
+        for ring in rings:
+            cv2.fillPoly(picture, [np.round((ring - 0.5) * 16).astype(np.int32)], (230, 200, 60), shift=4)
+        points = np.concatenate(rings)
+        low, high = points.min(0), points.max(0)
+        annotations.append(
+            {
+                "id": number + 1,
+                "image_id": number,
+                "category_id": 1,
+                "bbox": [*low.tolist(), *(high - low).tolist()],
+                "segmentation": [ring.reshape(-1).tolist() for ring in rings],
+                "iscrowd": 0,
+                "area": 1.0,
+            }
+        )
+        cv2.imwrite(str(folder / "images" / f"{number}.png"), picture[..., ::-1])
+        images.append({"id": number, "file_name": f"{number}.png", "height": 120, "width": 160})
+    data = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "ellipse"}]}
+    (folder / "annotations.json").write_text(json.dumps(data))
     return folder

@@ -15,51 +15,13 @@ from autopoly.config import NetworkConfig
 from autopoly.errors import CheckpointError, DataError, RecipeError, RunError
 from autopoly.formats import coco
 from autopoly.geometry import raster
-from autopoly.jobs import train as job
-from autopoly.network import checkpoint
 from autopoly.network.siamanno import Output, SiamAnno, box_contour
-from autopoly.training import augment, loop, losses
+from autopoly.training import augment, batches, loop, losses, objective, schedule
 from autopoly.training.samples import CacheConfig, Samples, Source, cached, held_out
 from autopoly.types import Polygon
 
 SMALL = NetworkConfig(crop_side=64, width16=48, blocks16=1, width8=16, width4=16, head_width=16, vertices=32)
 CACHE = CacheConfig(side=96, mask_side=48, ring=64, smallest_side=4)
-
-
-@pytest.fixture(scope="module")
-def ellipses(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a dataset of bright ellipses on dark noise, some in two parts; truth is known in closed form."""
-    folder = tmp_path_factory.mktemp("data") / "ellipses"
-    (folder / "images").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    images, annotations = [], []
-    for number in range(40):
-        picture = rng.integers(0, 60, (120, 160, 3), dtype=np.uint8)
-        centre, radii = rng.uniform((40, 40), (120, 80)), rng.uniform(14, 36, 2)
-        angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
-        rings = [centre + np.stack([np.cos(angle), np.sin(angle)], 1) * radii]
-        if number % 5 == 0:
-            rings = [rings[0][(rings[0] - centre)[:, 0] * sign > 4] for sign in (1, -1)]
-        for ring in rings:
-            cv2.fillPoly(picture, [np.round((ring - 0.5) * 16).astype(np.int32)], (230, 200, 60), shift=4)
-        points = np.concatenate(rings)
-        low, high = points.min(0), points.max(0)
-        annotations.append(
-            {
-                "id": number + 1,
-                "image_id": number,
-                "category_id": 1,
-                "bbox": [*low.tolist(), *(high - low).tolist()],
-                "segmentation": [ring.reshape(-1).tolist() for ring in rings],
-                "iscrowd": 0,
-                "area": 1.0,
-            }
-        )
-        cv2.imwrite(str(folder / "images" / f"{number}.png"), picture[..., ::-1])
-        images.append({"id": number, "file_name": f"{number}.png", "height": 120, "width": 160})
-    data = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "ellipse"}]}
-    (folder / "annotations.json").write_text(json.dumps(data))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -216,23 +178,6 @@ def test_the_loop_learns_ellipses(samples: Samples, tmp_path: Path) -> None:
     assert after["val_mask"] > 0.85
 
 
-def test_train_job_leaves_a_checkpoint_that_predicts(ellipses: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from autopoly import predict
-
-    told: list[loop.Report] = []
-    monkeypatch.setattr(job, "NetworkConfig", lambda: SMALL)
-    options = job.TrainOptions(train=((ellipses, 1.0),), out=tmp_path / "out", epochs=0.3, device="cpu")
-    folder = job.run(options, told.append)
-    assert told[-1].progress == 1.0
-    assert json.loads((folder / "config.json").read_text())["about"]["trained_on"]["ellipses"] > 30
-    annotator = predict.load(folder, device="cpu")
-    polygons, quality = annotator.polygons(np.zeros((100, 100, 3), np.uint8), [[10, 10, 60, 60]])
-    assert len(polygons) == len(quality) == 1
-    assert checkpoint.resolve(folder) == folder
-    with pytest.raises(RunError, match="--resume"):
-        job.run(options, told.append)
-
-
 def test_a_dataset_without_masks_is_one_line(ellipses: Path, tmp_path: Path) -> None:
     data = json.loads((ellipses / "annotations.json").read_text())
     for annotation in data["annotations"]:
@@ -243,11 +188,67 @@ def test_a_dataset_without_masks_is_one_line(ellipses: Path, tmp_path: Path) -> 
         cached([Source("bare", coco.read(tmp_path))], tmp_path / "cache", CACHE)
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [({"train": ()}, "--train"), ({"epochs": 0.0}, "--epochs"), ({"minutes": -1.0}, "--minutes"), ({"workers": -1}, "--workers")],
-)
-def test_options_out_of_range_are_one_line(change: dict[str, object], said: str) -> None:
-    options = dataclasses.replace(job.TrainOptions(train=((Path("a"), 1.0),), out=Path("b")), **change)
-    with pytest.raises(RecipeError, match=said):
-        options.check()
+def test_a_gradient_that_stays_infinite_ends_the_training_in_one_line(
+    samples: Samples, config: loop.TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "PATIENCE", 2)
+    network = _network()
+    before = _weights(network).clone()
+    broken = dataclasses.replace(config, loss=losses.LossConfig(vertex=float("inf")))
+    with pytest.raises(RunError, match="no finite gradient in 2 steps; lower --rate"):
+        loop.train(network, samples, tmp_path, broken, "cpu", False, lambda report: None)
+    assert torch.equal(_weights(network), before)  # no step was taken
+
+
+def test_validations_come_in_equal_shares_of_the_schedule(samples: Samples, config: loop.TrainConfig, tmp_path: Path) -> None:
+    told: list[loop.Report] = []
+    asked: list[int] = []
+
+    def check(_network: SiamAnno, step: int) -> dict[str, float]:
+        asked.append(step)
+        return {"mine": 0.5}
+
+    loop.train(_network(), samples, tmp_path, dataclasses.replace(config, validations=3), "cpu", False, told.append, check)
+    validated = [one for one in told if one.validated]
+    assert [one.step for one in validated] == asked == [2, 4, 6]
+    assert all({"val_contour", "mine"} <= one.numbers.keys() for one in validated)
+
+
+def test_the_schedule_is_a_function_of_progress() -> None:
+    config = loop.TrainConfig(steps=100, warmup=10, sides=((0.0, 160), (0.72, 224)))
+    assert [schedule.side_at(config, progress) for progress in (0.0, 0.71, 0.72, 1.0)] == [160, 160, 224, 224]
+    assert schedule.rate_at(config, 0.0, 0) == pytest.approx(config.rate / 10)
+    assert schedule.rate_at(config, 0.5, 50) == pytest.approx(config.rate * 0.505)
+    assert schedule.rate_at(config, 1.0, 100) == pytest.approx(config.rate / 100)
+    assert schedule.progress_of(config, 25, 1e9) == 0.25
+    assert schedule.progress_of(dataclasses.replace(config, minutes=2.0), 25, 30) == 0.25
+
+
+def test_precision_follows_the_device() -> None:
+    assert objective.dtype_of("fp32", "cpu") == torch.float32
+    assert objective.dtype_of("bf16", "cpu") == torch.bfloat16
+    assert objective.dtype_of("auto", "cpu") in (torch.float32, torch.bfloat16)
+    with pytest.raises(RecipeError, match="fp16: needs a CUDA device"):
+        objective.dtype_of("fp16", "cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_gpu_learns_and_resumes_in_half_precision(precision: str, samples: Samples, config: loop.TrainConfig, tmp_path: Path) -> None:
+    half = dataclasses.replace(config, precision=precision)
+    loop.train(_network(), samples, tmp_path, half, "cuda", False, lambda report: None)
+    longer = dataclasses.replace(half, steps=9)
+    assert torch.isfinite(_weights(loop.train(_network(), samples, tmp_path, longer, "cuda", True, lambda report: None))).all()
+
+
+@pytest.mark.slow
+def test_a_loader_that_is_told_to_end_while_it_copies_ends_well(samples: Samples) -> None:
+    # Batches of 17 MB take long to copy: the interpreter must not end under that thread ("terminate called without an active exception").
+    config = loop.TrainConfig(batch=64, loaders=1, sides=((0.0, 256),))
+    made = iter(batches.loader(batches.Stream(samples, SMALL, config, 0), "cpu"))
+    next(made)
+    (process,) = made._workers
+    del made
+    process.join(60)
+    assert process.exitcode == 0

@@ -1,0 +1,189 @@
+"""The whole training as a user runs it: options in, a folder with the best checkpoint, a log, curves and a sheet out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from autopoly.cli.train import side_from
+from autopoly.cli.train_progress import plain
+from autopoly.config import NetworkConfig
+from autopoly.errors import RecipeError, RunError
+from autopoly.jobs import train as job
+from autopoly.jobs.train_options import PRECISIONS, TrainOptions
+from autopoly.network import checkpoint
+from autopoly.network.siamanno import SiamAnno
+from autopoly.training.loop import Report
+from autopoly.training.objective import PRECISIONS as TYPES
+from autopoly.training.schedule import TrainConfig
+
+SMALL = NetworkConfig(crop_side=64, width16=48, blocks16=1, width8=16, width4=16, head_width=16, vertices=32)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a checkpoint of a small untrained network."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("small")
+    checkpoint.save(SiamAnno(SMALL), folder, {})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(ellipses: Path, small: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainOptions, list[Report], list[str]]:
+    """Train once for all that only looks at the result."""
+    out = tmp_path_factory.mktemp("trained")
+    options = options_of(ellipses, small, out)
+    told: list[Report] = []
+    said: list[str] = []
+    assert job.run(options, told.append, said.append) == out / "checkpoint"
+    return options, told, said
+
+
+def options_of(ellipses: Path, small: Path, out: Path) -> TrainOptions:
+    return TrainOptions(
+        train=((ellipses, 1.0),),
+        out=out,
+        init=str(small),
+        epochs=0.3,
+        batch=4,
+        warmup=2,
+        sides=((0.0, 64),),
+        validations=2,
+        held_out=0.15,
+        device="cpu",
+        precision="fp32",
+        workers=0,
+    )
+
+
+Trained = tuple[TrainOptions, list[Report], list[str]]
+
+
+def test_it_leaves_a_checkpoint_that_predicts(trained: Trained) -> None:
+    from autopoly import predict
+
+    options, told, _ = trained
+    folder = options.out / "checkpoint"
+    about = json.loads((folder / "config.json").read_text())["about"]
+    assert about["trained_on"]["ellipses"] > 30
+    assert told[-1].progress == 1.0
+    polygons, quality = predict.load(folder, device="cpu").polygons(np.zeros((100, 100, 3), np.uint8), [[10, 10, 60, 60]])
+    assert len(polygons) == len(quality) == 1
+
+
+def test_the_checkpoint_is_the_best_on_whole_held_out_images(trained: Trained) -> None:
+    options, told, said = trained
+    validated = [one for one in told if one.validated]
+    assert len(validated) == 2
+    best = max(validated, key=lambda one: one.numbers["miou_instances"])
+    about = json.loads((options.out / "checkpoint" / "config.json").read_text())["about"]
+    assert about["best"]["step"] == best.step
+    assert about["best"]["miou_instances"] == best.numbers["miou_instances"]
+    kept, last = (checkpoint.load_network(options.out / name).state_dict() for name in ("checkpoint", "best"))
+    assert all(torch.equal(value, last[name]) for name, value in kept.items())
+    assert any(line.startswith(f"the checkpoint is that of step {best.step}") for line in said)
+
+
+def test_it_says_where_it_starts_what_it_learns_from_and_leaves_pictures(trained: Trained) -> None:
+    options, _, said = trained
+    assert said[0].startswith(f"starts from checkpoint {options.init} (")
+    assert any("ellipses: coco," in line and "samples to learn from" in line for line in said)
+    assert any("learns on cpu in float32, 4 samples a step" in line for line in said)
+    for name in ("curves.png", "sheet.png"):
+        assert (options.out / name).read_bytes()[:4] == b"\x89PNG"
+    rows = [json.loads(line) for line in (options.out / "log.jsonl").read_text().splitlines()]
+    assert {"val_contour", "miou_instances", "f_1px", "f_2px"} <= rows[-1].keys()
+
+
+def test_a_training_is_not_begun_over_another(trained: Trained) -> None:
+    with pytest.raises(RunError, match="--resume"):
+        job.run(trained[0], lambda report: None)
+
+
+@pytest.mark.slow
+def test_the_held_out_score_is_that_of_autopoly_score(trained: Trained, ellipses: Path, tmp_path: Path) -> None:
+    """Whole held-out datasets are measured as convert and score do it, up to the two decimals that are written."""
+    from autopoly.jobs.convert import convert
+    from autopoly.jobs.options import ConvertOptions
+
+    twin = tmp_path / "twin"
+    twin.mkdir()
+    (twin / "images").symlink_to(ellipses / "images")
+    (twin / "annotations.json").write_text((ellipses / "annotations.json").read_text())
+    told: list[Report] = []
+    options = dataclasses.replace(trained[0], out=tmp_path / "out", val=(twin,), held_out=0.0, validations=1)
+    folder = job.run(options, told.append)
+    convert(ConvertOptions(source=twin, out=tmp_path / "run", checkpoint=str(folder), workers=0, device="cpu", score=True))
+    score = json.loads((tmp_path / "run" / "score.json").read_text())
+    assert score["n"] == 40
+    for name in ("miou_instances", "f_1px", "f_2px"):
+        assert told[-1].numbers[name] == pytest.approx(score[name], abs=0.01)
+
+
+@pytest.mark.slow
+def test_a_seed_gives_the_same_weights_and_another_one_others(trained: Trained, tmp_path: Path) -> None:
+    weights = {}
+    for name, seed in (("again", 0), ("other", 1)):
+        folder = job.run(dataclasses.replace(trained[0], out=tmp_path / name, seed=seed), lambda report: None)
+        weights[name] = (folder / "weights.safetensors").read_bytes()
+    first = (trained[0].out / "checkpoint" / "weights.safetensors").read_bytes()
+    assert weights["again"] == first
+    assert weights["other"] != first
+
+
+def test_every_knob_of_the_loop_has_the_same_default_as_its_option() -> None:
+    options = {one.name: one.default for one in dataclasses.fields(TrainOptions)}
+    loop = {one.name: one.default for one in dataclasses.fields(TrainConfig)}
+    shared = options.keys() & loop.keys()
+    assert shared >= {"batch", "rate", "warmup", "clip", "ema", "sides", "precision", "validations"}
+    assert {name: options[name] for name in shared} == {name: loop[name] for name in shared}
+    assert set(PRECISIONS) == {"auto", *TYPES}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"train": ()}, "--train"),
+        ({"held_out": 1.0}, "--held-out"),
+        ({"epochs": 0.0}, "--epochs"),
+        ({"minutes": -1.0}, "--minutes"),
+        ({"batch": 0}, "--batch"),
+        ({"rate": float("nan")}, "--rate"),
+        ({"warmup": -1}, "--warmup"),
+        ({"clip": 0.0}, "--clip"),
+        ({"ema": 1.0}, "--ema"),
+        ({"sides": ((0.5, 160),)}, "--sides"),
+        ({"sides": ((0.0, 160), (0.0, 224))}, "--sides"),
+        ({"sides": ((0.0, 100),)}, "--sides"),
+        ({"precision": "fp8"}, "--precision"),
+        ({"validations": 0}, "--validations"),
+        ({"device": "tpu"}, "--device"),
+        ({"workers": -1}, "--workers"),
+        ({"init": "a", "backbone": "b"}, "--init and --backbone"),
+    ],
+)
+def test_options_out_of_range_are_one_line(change: dict[str, object], said: str) -> None:
+    options = dataclasses.replace(TrainOptions(train=((Path("a"), 1.0),), out=Path("b")), **change)
+    with pytest.raises(RecipeError, match=f"^{said}"):
+        options.check()
+
+
+@pytest.mark.parametrize("text", ["", "a=160", "0.5=", "0.5=160.5"])
+def test_a_side_that_is_none_is_one_line(text: str) -> None:
+    with pytest.raises(RecipeError, match="--sides"):
+        side_from(text)
+
+
+def test_off_a_terminal_lines_are_few_and_validations_are_never_left_out() -> None:
+    lines: list[str] = []
+    tell = plain(lines.append)
+    for step in range(5):
+        tell(Report(step, step / 10, 1.0, 64, {"vertex": 0.25, "iou_mask": 0.5}, speed=12.0, left=90.0))
+    tell(Report(5, 0.5, 1.0, 64, {"miou_instances": 0.75}, validated=True))
+    assert lines == ["step 0  0.0%  12 samples/s  1.5 min left  vertex 0.250  iou_mask 0.500", "step 5  50.0%  miou_instances 0.750"]
