@@ -14,7 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from autopoly.crops import Crop, cut
-from autopoly.errors import DataError
+from autopoly.errors import DataError, RunError
 from autopoly.geometry.boxes import problem_of
 from autopoly.geometry.contours import clockwise, trace_field
 from autopoly.geometry.matching import match
@@ -26,6 +26,8 @@ from autopoly.types import FloatArray, Polygon
 BATCH = 32
 SMALLEST_BATCH = 8
 """Smaller batches are padded: matrix products of one or two rows take another path, whose last bits differ."""
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "_STATUS_ALLOC_FAILED")
+"""How torch's allocators for the processor and for Apple GPUs, and NVIDIA's libraries, say it in a plain RuntimeError."""
 
 PART_SHARE = 0.02
 """A part of a mask's outline counts as one of its parts from this share of the whole area."""
@@ -127,8 +129,26 @@ class Annotator:
 
     def _answers(self, crops: Sequence[Crop], initial: torch.Tensor | None = None, fixed: torch.Tensor | None = None) -> Iterator[_Answer]:
         for start in range(0, len(crops), BATCH):
-            part = crops[start : start + BATCH]
-            yield from self._batch(part, initial, fixed)
+            yield from self._fitting(crops[start : start + BATCH], initial, fixed)
+
+    def _fitting(self, crops: Sequence[Crop], placed: torch.Tensor | None, fixed: torch.Tensor | None) -> list[_Answer]:
+        """Halve a batch that does not fit into memory, down to the smallest; raise RunError where that does not fit either."""
+        try:
+            return self._batch(crops, placed, fixed)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            said = " ".join(str(error).split())[:120]
+        # Out of the except block, which would hold the tensors of the failed attempt.
+        if len(crops) <= SMALLEST_BATCH:
+            raise RunError(
+                f"{self.device}: not enough memory for {SMALLEST_BATCH} boxes at once ({said}); end other programs or use fewer --workers; "
+                "what is finished is kept, and the same command goes on from there"
+            )
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        half = (len(crops) + 1) // 2
+        return self._fitting(crops[:half], placed, fixed) + self._fitting(crops[half:], placed, fixed)
 
     @torch.inference_mode()
     def _batch(self, crops: Sequence[Crop], placed: torch.Tensor | None, fixed: torch.Tensor | None) -> list[_Answer]:
@@ -202,6 +222,12 @@ def choose_device(device: str) -> str:
     if not here.get(device.split(":")[0], False):
         raise DataError(f"device {device!r} is not available on this machine; use --device auto or cpu")
     return device
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether torch or numpy asked for more memory than there is, on a GPU or on the processor."""
+    said = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in said for word in OUT_OF_MEMORY)
 
 
 def _fast_dtype(device: torch.device) -> torch.dtype:

@@ -1,13 +1,17 @@
 """The command line: parse, call a job, print, give an exit code.
 
-Exit codes: 0 good, 1 finished with failures, 2 wrong usage, data or recipe (one line on stderr), 130 interrupted. A job and what it needs
-are imported inside the command functions, so that help comes at once.
+Exit codes: 0 good, 1 finished with failures, 2 wrong usage, data or recipe (one line on stderr), 130 interrupted (143 by
+SIGTERM, 129 by SIGHUP). A job and what it needs are imported inside the command functions, so that help comes at once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
+import signal
 import sys
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -21,7 +25,8 @@ from autopoly.cli.train import train
 from autopoly.errors import AutopolyError
 
 # What the machine refuses, not what the program does wrong: no space, no permission, a read-only place.
-REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE}
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="autopoly",
@@ -50,7 +55,35 @@ def _options(
 
 def main() -> None:
     """Run a command and exit with its code; errors a user can cause become one line on stderr."""
-    sys.exit(_run())
+    with _asked_to_stop() as stop:
+        code = _run()
+    sys.exit(128 + stop[0] if code == INTERRUPTED and stop else code)
+
+
+@contextlib.contextmanager
+def _asked_to_stop() -> Iterator[list[int]]:
+    """Let SIGTERM (a scheduler, a container that ends) and SIGHUP (a closed terminal) end a command as Ctrl-C does; note which came.
+
+    One that is ignored, as under ``nohup``, stays so.
+    """
+    came: list[int] = []
+    owner = os.getpid()
+
+    def stop(number: int, frame: object) -> None:
+        if os.getpid() != owner:  # a forked child, of which the sender knows nothing
+            os._exit(128 + number)
+        came.append(number)
+        raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    ours = [number for number, handler in before.items() if handler == signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, stop)
+    try:
+        yield came
+    finally:
+        for number in ours:
+            signal.signal(number, before[number])
 
 
 def _run() -> int:
@@ -62,7 +95,7 @@ def _run() -> int:
     except typer.TyperException as error:
         return _refuse_usage(error)
     except (KeyboardInterrupt, typer.Abort):
-        code = 130
+        code = INTERRUPTED
     except BrokenPipeError:
         # The reader of a pipe, such as `head`, has gone. Python would complain once more when it flushes.
         sys.stdout = None
@@ -71,7 +104,7 @@ def _run() -> int:
         if error.errno not in REFUSALS:
             raise
         return _refuse(f"{error.filename or 'this machine'}: {error.strerror}; make room or choose another place")
-    if code == 130:
+    if code == INTERRUPTED:
         typer.echo("autopoly: interrupted; what was finished is kept, the same command goes on from there", err=True)
     return code
 

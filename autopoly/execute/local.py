@@ -52,9 +52,15 @@ def _outcome(shard: Shard, call: Future[Mapping[str, int]]) -> Outcome:
 
 
 def bug_line(shard: Shard, error: BaseException) -> str:
-    """Put an unexpected exception into one line that says where, so that a bug can be reported."""
+    """Put an unexpected exception into one line that says where, so that a bug can be reported; a lack of memory is none."""
     text = " ".join(str(error).split())[:300]
+    where = f"shard {shard.number} (records {shard.start} to {shard.stop - 1})"
+    if isinstance(error, MemoryError):
+        return (
+            f"{where}: this machine is out of memory ({text or 'no details'}); end other programs or use fewer --workers; "
+            "finished shards are kept, and the same command goes on from there"
+        )
     return (
-        f"shard {shard.number} (records {shard.start} to {shard.stop - 1}): unexpected {type(error).__name__}: {text}; "
+        f"{where}: unexpected {type(error).__name__}: {text}; "
         "please report this bug; finished shards are kept, and --workers 0 runs where a debugger can see"
     )

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,8 @@ from autopoly.storage import ObjectPath
 
 PLAN = "plan.json"
 LOCK = ".autopoly.lock"
+OURS = re.compile(r"result|failures\.parquet|\d{5,}-[0-9a-f]{12}\.(parquet|inhand)|\..+\.tmp")
+"""What a parts folder holds beside its plan."""
 
 
 def fingerprint(inputs: Mapping[str, Any]) -> str:
@@ -47,26 +50,42 @@ def missing(shards: Sequence[Shard], folder: Path, mark: str) -> list[Shard]:
     return [shard for shard in shards if part_path(folder, shard.number, mark).name not in here]
 
 
-def commit(path: Path, payload: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a power cut; replaces what was there.
+def commit(path: Path, payload: bytes, durable: bool = True, scratch: Path | None = None) -> None:
+    """Write a file so that it is there whole or not at all, where ``durable`` also after a power cut; replaces what was there.
 
+    ``scratch`` is the folder on the same file system in which it is put together; None: beside it. Raise RunError where it cannot be.
     An object is put in one piece, by its store.
     """
     if isinstance(path, ObjectPath):
         path.write_bytes(payload)
         return
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Drawn, since several threads and machines may put files of one name together in one folder.
+    aside = (scratch or path.parent) / f".{path.name}.{os.urandom(6).hex()}.tmp"
+    with writing(path):
+        try:
+            with aside.open("wb") as stream:
+                stream.write(payload)
+                stream.flush()
+                if durable:
+                    os.fsync(stream.fileno())
+            os.replace(aside, path)
+        finally:
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)
+    if durable:
+        sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the machine refuses while ``path``, or something in it, is written into one RunError."""
     try:
-        with aside.open("wb") as stream:
-            stream.write(payload)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(aside, path)
+        yield
     except OSError as error:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
-        raise RunError(f"{path}: cannot be written ({error.strerror or error}); free some space or choose another folder") from error
-    sync_folder(path.parent)
+        raise RunError(
+            f"{path}: cannot be written ({' '.join(str(error.strerror or error).split())}); make room there or choose another folder; "
+            "what is finished is kept, and the same command goes on from there"
+        ) from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -87,22 +106,14 @@ def in_hand_path(folder: Path, number: int, mark: str) -> Path:
 
 def note_in_hand(path: Path, records: Sequence[int]) -> None:
     """Note which records a worker is about to touch. Not synced: it has to outlive the process, not the machine."""
-    if isinstance(path, ObjectPath):
-        path.write_bytes(json.dumps(list(records)).encode())
-        return
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        aside.write_text(json.dumps(list(records)))
-        os.replace(aside, path)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written ({error.strerror or error}); free some space or choose another folder") from error
+    commit(path, json.dumps(list(records)).encode(), durable=False)
 
 
 def read_in_hand(path: Path) -> list[int]:
     """Give the records noted, or none where there is no note."""
     try:
         return [int(record) for record in json.loads(path.read_text())]
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return []
 
 
@@ -111,7 +122,7 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
     path = folder / PLAN
     try:
         plan = json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: not a readable plan ({error}); run again with --overwrite to start anew") from error
@@ -130,6 +141,11 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Say in words which inputs of two runs differ; empty where they are the same."""
     keys = sorted(before.keys() | now.keys())
     return [f"{key} was {_short(before.get(key))}, now {_short(now.get(key))}" for key in keys if before.get(key) != now.get(key)]
+
+
+def abandoned(folder: Path) -> bool:
+    """Say whether a folder is one that a run was making or removing when it was cut off: nothing but a run's files, no plan."""
+    return folder.is_dir() and all(OURS.fullmatch(path.name) for path in folder.iterdir())
 
 
 def remove(folder: Path) -> None:
@@ -158,8 +174,10 @@ def lock(folder: Path) -> Iterator[None]:
     path = folder / LOCK
     handle = _hold(path)
     try:
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        # Who holds it is a courtesy to others: a full disk is said by the first thing that has to be written.
+        with contextlib.suppress(OSError):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
         yield
     finally:
         path.unlink(missing_ok=True)

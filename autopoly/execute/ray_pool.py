@@ -6,7 +6,9 @@ import contextlib
 import logging
 import math
 import os
+import signal
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -78,12 +80,21 @@ def session(address: str | None = None) -> Iterator[None]:
     local: dict[str, Any] = (
         {} if address else {"_node_ip_address": "127.0.0.1", "include_dashboard": False, "object_store_memory": 80 << 20}
     )
-    try:
-        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
-    except Exception as error:
-        where = f"the Ray cluster at {address}" if address else "Ray on this machine"
-        text = " ".join(str(error).split())[:200]
-        raise RunError(f"{where} cannot be used ({type(error).__name__}: {text}); --workers 0 runs without Ray") from error
+    stop = signal.getsignal(signal.SIGTERM)
+    for last in (False, False, True):
+        try:
+            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
+            break
+        except Exception as error:
+            # Ray gives its own processes half a minute to start, which a busy machine may need longer for.
+            if "timed out during startup" in str(error) and not last:
+                continue
+            where = f"the Ray cluster at {address}" if address else "Ray on this machine"
+            text = " ".join(str(error).split())[:200]
+            raise RunError(f"{where} cannot be used ({type(error).__name__}: {text}); --workers 0 runs without Ray") from error
+    # Ray puts its own handler there, which ends the process at once: whoever set one before decides how this process stops.
+    if stop not in (signal.SIG_DFL, None) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:
@@ -156,6 +167,11 @@ def run(
         pool = _Pool(make_worker, shards, options, in_hand)
         try:
             yield from pool.outcomes()
+        except ray_errors.RayError as error:
+            text = " ".join(str(error).split())[:200]
+            raise RunError(
+                f"Ray itself failed ({type(error).__name__}: {text}); finished shards are kept, and the same command goes on from there"
+            ) from error
         finally:
             pool.close()
 
@@ -180,7 +196,8 @@ class _Pool:
             self._hire()
 
     def outcomes(self) -> Iterator[Outcome]:
-        while self._busy:
+        # A worker that is still starting when the last shard is done is not waited for.
+        while self._anyone_at_work() or (self._tickets and self._busy):
             patience = min(call.deadline for call in self._busy.values()) - time.monotonic()
             done, _ = ray.wait(list(self._busy), num_returns=1, timeout=min(max(patience, 0.0), 1.0))
             for ref in done:
@@ -205,24 +222,32 @@ class _Pool:
         except ray_errors.RayTaskError as error:
             raise _stop(error, call) from error
         ticket = call.ticket
-        self._deaths = 0 if ticket else self._deaths
-        if ticket is not None and not ticket.survived():
+        if ticket is None:
+            self._failed_starts = 0
+        else:
+            self._deaths = 0
+        finished = ticket is not None and ticket.survived()
+        if ticket is not None and not finished:
             self._tickets.appendleft(ticket)
-        elif ticket is not None:
-            yield Outcome(ticket.shard, counts or {}, tuple(ticket.poison.values()))
         self._give_work(call.actor)
+        if ticket is not None and finished:
+            yield Outcome(ticket.shard, counts or {}, tuple(ticket.poison.values()))
 
     def _expire(self, call: _Call) -> None:
         ray.kill(call.actor)
         if call.ticket is not None:
             self._replace(call, "worker_timeout", None)
-        # A worker that found no place on a busy cluster is given up: those that did find one carry on.
+        elif self._anyone_at_work():
+            # It found no place on a cluster that is busy or has lost a node: those that did carry on, and a place may still come.
+            self._hire()
 
     def _replace(self, call: _Call, code: str, error: BaseException | None) -> None:
         text = " ".join(str(error).split())[:200] if error else "it did not come back in time"
         if call.ticket is None:
             self._failed_starts += 1
             if self._failed_starts >= STARTS_FAILED:
+                if self._anyone_at_work():
+                    return
                 raise RunError(f"a worker died {STARTS_FAILED} times while it loaded the checkpoint ({text}); is there enough memory?")
         else:
             self._deaths += 1
@@ -233,6 +258,9 @@ class _Pool:
             call.ticket.died(self._in_hand(call.ticket.shard), code)
             self._tickets.appendleft(call.ticket)
         self._hire()
+
+    def _anyone_at_work(self) -> bool:
+        return any(call.ticket for call in self._busy.values())
 
     def _hire(self) -> None:
         actor = self._host.remote()

@@ -25,8 +25,10 @@ class Spool:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Close and remove the file."""
-        self._stream.close()
-        self._path.unlink(missing_ok=True)
+        try:
+            self._stream.close()  # It writes what is left, which a full disk refuses.
+        finally:
+            self._path.unlink(missing_ok=True)
 
     def add(self, key: int, piece: bytes) -> None:
         """Put a piece down under its place in the order."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ def plan(options: ConvertOptions, network: Network | None = None, setup: Setup |
     setup = setup or set_up(options, network)
     state = run_folder.examine(options.out, options.source, setup.inputs, options.retry_failures, options.overwrite)
     todo = shards_to_run(options.out, setup, state)
+    if state.name == "unfinished":
+        setup = isolated(setup, options)
     boxes = sum(shard.boxes for shard in todo)
     return Plan(
         state=state.name,
@@ -70,9 +73,14 @@ def convert(
     run_folder.examine(options.out, options.source, setup.inputs, options.retry_failures, options.overwrite)
     try:
         with parts.lock(options.out):
-            return _convert(options, setup, progress)
+            try:
+                return _convert(options, setup, progress)
+            finally:
+                run_folder.tidy(options.out)
     finally:
-        run_folder.tidy(options.out)
+        # Where nothing was started the folder is empty.
+        with contextlib.suppress(OSError):
+            options.out.rmdir()
 
 
 def _convert(options: ConvertOptions, setup: Setup, progress: Callback | None) -> Summary:
@@ -81,15 +89,17 @@ def _convert(options: ConvertOptions, setup: Setup, progress: Callback | None) -
     if state.name == "finished" and state.run is not None:
         return _summary(options.out, state.run, already=True)
     if state.name == "new":
-        run_folder.begin(options.out, setup.inputs, state.retry)
+        with parts.writing(options.out):
+            run_folder.begin(options.out, setup.inputs, state.retry)
     run_folder.note_device(options.out, setup.device)
-    if options.workers == "auto":
-        setup = isolated(setup, options.out)
+    setup = isolated(setup, options)
     todo = shards_to_run(options.out, setup, state)
-    for done in _track(_outcomes(options, setup, todo, state.retry), setup, todo, started):
-        if progress is not None:
-            progress(done)
-    with run_folder.staging(options.out) as staged:
+    # Closed here, so that no worker outlives an interruption, whoever still holds its traceback.
+    with contextlib.closing(_track(_outcomes(options, setup, todo, state.retry), setup, todo, started)) as steps:
+        for done in steps:
+            if progress is not None:
+                progress(done)
+    with parts.writing(options.out), run_folder.staging(options.out) as staged:
         run = _finish(options, setup, state, staged, sum(shard.boxes for shard in todo), started)
     return _summary(options.out, run)
 
@@ -124,7 +134,7 @@ def _outcomes(options: ConvertOptions, setup: Setup, todo: list[Shard], retry: b
     return ray_pool.run(make, todo, pool, lambda shard: parts.read_in_hand(parts.in_hand_path(folder, shard.number, setup.mark)))
 
 
-def _track(outcomes: Iterator[Outcome], setup: Setup, todo: list[Shard], started: float) -> Iterator[Progress]:
+def _track(outcomes: Iterator[Outcome], setup: Setup, todo: list[Shard], started: float) -> Generator[Progress]:
     total = setup.boxes
     before = total - sum(shard.boxes for shard in todo)
     boxes, failed = before, 0
@@ -165,7 +175,7 @@ def _finish(options: ConvertOptions, setup: Setup, state: run_folder.State, stag
         "notes": list(dict.fromkeys((*setup.notes, *notes_of(options, setup.dataset, bool(setup.shards))))),
         "outputs": run_folder.outputs(staged, extra),
     }
-    run_folder.publish(options.out, staged, run, state.run)
+    run_folder.publish(options.out, staged, run)
     return run
 
 

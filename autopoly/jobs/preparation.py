@@ -86,12 +86,17 @@ def set_up(options: ConvertOptions, network: Network | None) -> Setup:
     return Setup(source, dataset, cut, categories, network, device, workers, inputs, parts.fingerprint(inputs), notes, nodes)
 
 
-def isolated(setup: Setup, out: Path) -> Setup:
-    """Move a small run from this process to a Ray worker where an earlier start died with pictures in hand: a deadly one is found there."""
-    if setup.workers > 0 or not list((out / run_folder.PARTS).glob("*.inhand")):
+def isolated(setup: Setup, options: ConvertOptions) -> Setup:
+    """Move a small run from this process to a Ray worker where an earlier start died with pictures in hand: a deadly one is found there.
+
+    Where the user asked for this process, say how to find it.
+    """
+    if setup.workers > 0 or not list((options.out / run_folder.PARTS).glob("*.inhand")):
         return setup
-    note = "an earlier start died while it worked on a picture: going on with one Ray worker, which finds and leaves out a deadly one"
-    return replace(setup, workers=1, notes=(*setup.notes, note))
+    died = "an earlier start died while it worked on a picture"
+    if options.workers == 0:
+        return replace(setup, notes=(*setup.notes, f"{died}: should it die again, --workers 1 finds and leaves out a deadly one"))
+    return replace(setup, workers=1, notes=(*setup.notes, f"{died}: going on with one Ray worker, which finds and leaves out a deadly one"))
 
 
 def notes_of(options: ConvertOptions, dataset: Dataset, any_records: bool) -> tuple[str, ...]:

@@ -35,8 +35,9 @@ class State:
 
 def examine(out: Path, source: Path, inputs: Mapping[str, Any], retry: bool, overwrite: bool) -> State:
     """Find out whether the run is new, unfinished or finished; raise RunError, with the reason, where it must not go on."""
-    if out.exists() and not out.is_dir():
-        raise RunError(f"{out}: is a file; OUT must be a folder")
+    with parts.writing(out):
+        if out.exists() and not out.is_dir():
+            raise RunError(f"{out}: is a file; OUT must be a folder")
     _keep_source_safe(out, source)
     started, run = parts.read_plan(out / PARTS), read_run(out)
     if started is not None and started["inputs"] == inputs:
@@ -56,7 +57,7 @@ def examine(out: Path, source: Path, inputs: Mapping[str, Any], retry: bool, ove
         return State("new", True, run) if retry and run["failures"] else State("finished", False, run)
     if retry:
         raise RunError(f"{out}: --retry-failures needs a finished run; run without it first")
-    foreign = [name for name in (*OURS, PARTS) if (out / name).exists()]
+    foreign = [name for name in (*OURS, PARTS) if (out / name).exists() and not (name == PARTS and parts.abandoned(out / PARTS))]
     if foreign:
         raise RunError(f"{out}: has {', '.join(foreign)}, but not from a run of autopoly; choose another folder")
     return State("new", False)
@@ -79,7 +80,8 @@ def begin(out: Path, inputs: Mapping[str, Any], retry: bool) -> None:
     """Start a new run: clear what an abandoned one left in parts/, commit the plan. Earlier results stay until the new ones are whole."""
     folder = out / PARTS
     parts.remove(folder)
-    folder.mkdir(parents=True)
+    # A worker that outlived its killed driver may have put a part there in the meantime: its name says to which run it belongs.
+    folder.mkdir(parents=True, exist_ok=True)
     if retry:
         # The rows to run again must not change under a run that is killed while it puts its new results in place.
         parts.commit(folder / FAILURES, (out / FAILURES).read_bytes())
@@ -118,31 +120,32 @@ def staging(out: Path) -> Iterator[Path]:
     yield folder
 
 
-def publish(out: Path, staged: Path, run: Mapping[str, Any], before: Mapping[str, Any] | None) -> None:
-    """Move the results into place, run.json last, then remove parts/ and results of an overwritten run that the new one does not have."""
+def publish(out: Path, staged: Path, run: Mapping[str, Any]) -> None:
+    """Put the results in the place of an earlier run's, run.json last, then remove parts/.
+
+    Cut off in between, the folder has no run.json and still its plan: it is unfinished, and the next start does this again.
+    """
     names = sorted(os.listdir(staged))
+    for name in names if not isinstance(out, ObjectPath) else ():
+        with (staged / name).open("rb") as stream:
+            os.fsync(stream.fileno())
+    for name in (RUN, *(name for name in OURS if name not in run["outputs"])):
+        (out / name).unlink(missing_ok=True)
     if isinstance(out, ObjectPath):
         for name in names:
             (out / name).upload(staged / name)
     else:
         for name in names:
-            with (staged / name).open("rb") as stream:
-                os.fsync(stream.fileno())
             os.replace(staged / name, out / name)
         parts.sync_folder(out)
-    parts.commit(out / RUN, json.dumps(run, indent=2, ensure_ascii=False).encode() + b"\n")
-    for name in (before or {}).get("outputs", []):
-        if name in OURS and name not in run["outputs"]:
-            (out / name).unlink(missing_ok=True)
+    parts.commit(out / RUN, json.dumps(run, indent=2, ensure_ascii=False).encode() + b"\n", scratch=out / PARTS)
     parts.remove(out / PARTS)
 
 
 def tidy(out: Path) -> None:
-    """Remove what a run killed in its last moments left behind, and a folder that is empty because nothing was started."""
-    if parts.read_plan(out / PARTS) is None and (out / RUN).exists():
+    """Remove what a run killed in its last moments left behind. For the holder of the lock alone."""
+    if parts.read_plan(out / PARTS) is None and (out / RUN).exists() and parts.abandoned(out / PARTS):
         parts.remove(out / PARTS)
-    with contextlib.suppress(OSError):
-        out.rmdir()
 
 
 def _keep_source_safe(out: Path, source: Path) -> None:

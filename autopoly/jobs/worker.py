@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -75,7 +76,8 @@ class ConvertWorker:
                 parts.commit(parts.part_path(self._work.folder, shard.number, self._work.mark), part_rows.encode(rows, self._work.mark))
         finally:
             # Only the death of the process leaves a note behind.
-            note.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                note.unlink(missing_ok=True)
         return {"boxes": shard.boxes, "rows": len(rows), "failures": sum(row.code is not None for row in rows)}
 
     def _rows(self, groups: Iterator[list[_Job]], note: Path | None) -> list[Row]:
@@ -122,7 +124,7 @@ class ConvertWorker:
         with self._reading:
             record = choose(self._dataset.record(number), self._work.categories)
         if self._work.pictures is not None and record.data is not None:
-            pictures.write(self._work.pictures, record)
+            pictures.write(self._work.pictures, record, self._work.folder)
         again = None if self._retry is None else self._retry[number]
         job = _Job(record, [], [])
         for instance in record.instances:

@@ -27,15 +27,17 @@ class Ellipse:
 
 
 class Inscriber:
-    """Draw ellipses: slowly, where a test needs time to kill it; and die of a picture with a certain top left pixel, where it must."""
+    """Draw ellipses: slowly, where a test needs time to kill it; and die, hang or stop at a picture with a certain top left pixel."""
 
-    def __init__(self, pause, deadly):
-        self.pause, self.deadly = pause, deadly
+    def __init__(self, pause, deadly, mood):
+        self.pause, self.deadly, self.mood = pause, deadly, mood
 
     def predict(self, items):
         time.sleep(self.pause)
         if any(image[0, 0].tolist() == self.deadly for image, _ in items):
-            os.kill(os.getpid(), signal.SIGKILL)
+            if self.mood == "hang":
+                time.sleep(600)
+            os.kill(os.getpid(), {"die": signal.SIGKILL, "stop": signal.SIGSTOP}[self.mood])
         return [[self.ellipse(image, box) for box in boxes] for image, boxes in items]
 
     def ellipse(self, image, box):
@@ -54,8 +56,8 @@ def load(checkpoint, device, tolerance, threads):
     return Inscriber(**json.loads(checkpoint))
 
 
-def network(pause=0.0, deadly=None, fingerprint="inscribed-1"):
-    return Network(load, fingerprint, json.dumps({"pause": pause, "deadly": deadly}))
+def network(pause=0.0, deadly=None, mood="die", fingerprint="inscribed-1"):
+    return Network(load, fingerprint, json.dumps({"pause": pause, "deadly": deadly, "mood": mood}))
 
 
 def make_dataset(folder: Path, images=40, boxes=5, seed=3) -> Path:

@@ -1,32 +1,14 @@
 """The conversion on real Ray: the same bytes for any number of workers, after any death; nothing left running."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
-import uuid
-from pathlib import Path
 
 import inscribed
 import pyarrow.parquet as pq
 import pytest
+from drivers import files, launch, start, survivors
 
 from autopoly.jobs.convert import ConvertOptions, convert
-
-ROOT = Path(__file__).parents[2]
-DRIVE = """
-import json, sys, inscribed
-from pathlib import Path
-from autopoly.jobs.convert import ConvertOptions, convert
-source, out, workers, network = sys.argv[1:]
-if workers != "0":
-    import ray
-    ray.cloudpickle.register_pickle_by_value(inscribed)
-asked = ConvertOptions(source=Path(source), out=Path(out), workers=int(workers), device="cpu", score=False)
-convert(asked, network=inscribed.network(**json.loads(network)))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +26,6 @@ def whole(made, tmp_path_factory):
 def run(made, out, workers, network=None, **options):
     asked = ConvertOptions(source=made, out=out, workers=workers, device="cpu", score=False, **options)
     return convert(asked, network=network or inscribed.network())
-
-
-def files(out):
-    return {path.name: path.read_bytes() for path in sorted(out.iterdir()) if path.name != "run.json"}
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -91,45 +69,6 @@ def test_a_small_run_that_died_in_process_goes_on_under_ray(ray_session, tmp_pat
     summary = run(made, tmp_path / "out", "auto", inscribed.network(deadly=pixel))
     assert any("earlier start died" in note for note in summary.notes)
     assert_only_these_are_lost(tmp_path / "out", (tmp_path / "whole/annotations.json").read_bytes(), guilty)
-
-
-def launch(made, out, workers, network):
-    mark = uuid.uuid4().hex
-    paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
-    environment = os.environ | {"PYTHONPATH": paths, "AUTOPOLY_TEST_MARK": mark}
-    command = [sys.executable, "-c", DRIVE, str(made), str(out), str(workers), json.dumps(network)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), mark
-
-
-def start(made, out, workers, pause):
-    """Launch a driver and wait for its first part."""
-    driver, mark = launch(made, out, workers, {"pause": pause})
-    limit = time.monotonic() + 90
-    while not list((out / "parts").glob("*.parquet")):
-        assert driver.poll() is None, "the driver ended before it could be killed"
-        assert time.monotonic() < limit
-        time.sleep(0.02)
-    running = survivors(mark, 0)
-    assert any("raylet" in line for line in running) == (workers > 0)
-    return driver, mark
-
-
-def survivors(mark, patience=20.0, but=()):
-    """Wait for the processes that carry a mark in their environment to end; give those that did not."""
-    limit = time.monotonic() + patience
-    while True:
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                alive = f"AUTOPOLY_TEST_MARK={mark}".encode() in (folder / "environ").read_bytes()
-                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:80]
-            except OSError:
-                continue
-            if alive and not any(name in line for name in but):
-                found.append(line)
-        if not found or time.monotonic() > limit:
-            return found
-        time.sleep(0.3)
 
 
 @pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])

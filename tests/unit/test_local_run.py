@@ -35,7 +35,11 @@ def test_no_shards_do_not_even_make_a_worker():
 
 @pytest.mark.parametrize(
     ("failure", "kind", "text"),
-    [(DataError("bad box"), DataError, "^bad box$"), (KeyError("x"), RunError, r"shard 1 \(records 3 to 4\): unexpected KeyError: 'x'")],
+    [
+        (DataError("bad box"), DataError, "^bad box$"),
+        (KeyError("x"), RunError, r"shard 1 \(records 3 to 4\): unexpected KeyError: 'x'"),
+        (MemoryError(), RunError, r"shard 1 \(records 3 to 4\): this machine is out of memory .*the same command goes on"),
+    ],
 )
 def test_an_error_stops_at_once_in_one_line(failure, kind, text):
     outcomes = run(lambda threads: Adder(threads, failure), SHARDS)

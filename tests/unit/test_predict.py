@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import shapely
@@ -9,7 +11,7 @@ import torch
 
 from autopoly import predict
 from autopoly.config import NetworkConfig
-from autopoly.errors import DataError
+from autopoly.errors import DataError, RunError
 from autopoly.geometry.polygons import to_shapely
 from autopoly.network.siamanno import SiamAnno
 
@@ -60,6 +62,50 @@ def test_batches_across_images_change_nothing(annotator: predict.Annotator, phot
             assert one.quality == other.quality
             for p, q in zip(one.polygons, other.polygons, strict=True):
                 np.testing.assert_array_equal(p.exterior, q.exterior)
+
+
+@pytest.fixture
+def small_memory(annotator: predict.Annotator) -> Iterator[list[int]]:
+    """Let the network ask torch for an exabyte where a batch has more boxes than fit; give that number, to set, and the batches tried."""
+    batches = [32]
+
+    def ask(_: object, inputs: tuple[torch.Tensor, ...]) -> None:
+        batches.append(len(inputs[0]))
+        if len(inputs[0]) > batches[0]:
+            torch.empty(1 << 60, dtype=torch.uint8)
+
+    handle = annotator.network.register_forward_pre_hook(ask)
+    yield batches
+    handle.remove()
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved(annotator: predict.Annotator, photo: np.ndarray, small_memory: list[int]) -> None:
+    boxes = _boxes(39, photo.shape[:2])
+    whole = annotator.contours(photo, boxes)
+    small_memory[:] = [9]
+    halved = annotator.contours(photo, boxes)
+    assert small_memory[1:] == [32, 16, 8, 8, 16, 8, 8, 8]
+    for one, other in zip(whole, halved, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_too_little_memory_for_the_smallest_batch_is_one_line(
+    annotator: predict.Annotator, photo: np.ndarray, small_memory: list[int]
+) -> None:
+    small_memory[:] = [7]
+    with pytest.raises(RunError, match=r"not enough memory for 8 boxes at once .*can't allocate memory.*fewer --workers") as caught:
+        annotator.contours(photo, _boxes(12, photo.shape[:2]))
+    assert "\n" not in str(caught.value)
+
+
+def test_other_errors_of_the_network_are_not_taken_for_a_lack_of_memory(annotator: predict.Annotator, photo: np.ndarray) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    handle = annotator.network.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="mat1"):
+        annotator.contours(photo, _boxes(3, photo.shape[:2]))
+    handle.remove()
 
 
 def test_threads_change_nothing(annotator: predict.Annotator, photo: np.ndarray) -> None:
