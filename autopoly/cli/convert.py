@@ -45,9 +45,14 @@ class Device(StrEnum):
 
 def convert(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="COCO .json or folder, KITTI folder, Parquet file or folder.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="SOURCE", help="COCO .json or folder, KITTI folder, Parquet file or folder; also s3://, gs://.", show_default=False
+        ),
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The run folder: results, failures, report.", show_default=False)],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The run folder: results, failures, report; also s3://, gs://.", show_default=False)
+    ],
     from_format: Annotated[
         str | None,
         typer.Option("--from", metavar="FORMAT", help="coco, kitti, parquet, cityscapes ...; detected where not given, and said."),
@@ -60,7 +65,7 @@ def convert(
     workers: Annotated[
         str, typer.Option(metavar="N|auto", help="0: in this process, without Ray; N: Ray workers; auto: one per GPU, else by processors.")
     ] = "auto",
-    address: Annotated[str | None, typer.Option(metavar="A", help="An existing Ray cluster.")] = None,
+    address: Annotated[str | None, typer.Option(metavar="A", help="An existing Ray cluster: auto, HOST:PORT or ray://HOST:PORT.")] = None,
     device: Annotated[Device, typer.Option(help="Where the network runs.")] = Device.AUTO,
     mode: Annotated[
         Mode,
@@ -84,6 +89,9 @@ def convert(
     min_quality: Annotated[float, typer.Option(metavar="Q", help="Below this estimated quality keep the box without a polygon.")] = 0.0,
     limit: Annotated[int | None, typer.Option(metavar="N", help="Only the first N images.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that OUT holds.")] = False,
+    accept_device_change: Annotated[
+        bool, typer.Option("--accept-device-change", help="Go on with a run that was begun on another kind of device; recorded.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="End at the first bad item.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the summary alone.")] = False,
 ) -> None:
@@ -115,6 +123,7 @@ def convert(
         min_quality=min_quality,
         limit=limit,
         overwrite=overwrite,
+        accept_device_change=accept_device_change,
         strict=strict,
     )
     summary = run(options, quiet, dry_run)
