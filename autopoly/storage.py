@@ -27,7 +27,7 @@ ATTEMPTS = 5
 CONNECT_S, REQUEST_S, GCS_RETRY_S = 5.0, 30.0, 30.0
 BUFFER = 4 << 20
 """Bytes asked for at once where an object is read as a stream."""
-_ADDRESS = re.compile(r"(s3|gs):/+(.*)", re.DOTALL)
+_ADDRESS = re.compile(r"(s3|gs):(?:/+(.*))?", re.DOTALL)
 _DENIED = "access was denied; check the credentials in the environment of this process (AWS_PROFILE, AWS_ACCESS_KEY_ID, ...)"
 _SAID = {
     "NO_SUCH_BUCKET": "there is no such bucket; check its name",
@@ -195,7 +195,7 @@ def place(text: str | Path) -> Path:
     found = _ADDRESS.fullmatch(str(text))
     if found is None:
         return Path(text)
-    scheme, rest = found[1], found[2].strip("/")
+    scheme, rest = found[1], (found[2] or "").strip("/")
     bucket = rest.partition("/")[0]
     if "@" in bucket or "?" in rest or "#" in rest:
         # Never repeated here: what stands there may be a secret.

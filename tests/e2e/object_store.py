@@ -62,7 +62,8 @@ def contents(store, bucket: str, prefix: str) -> dict[str, bytes]:
 
 def demand_credentials(endpoint: str) -> None:
     """Make the server check every signature from here on."""
-    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/moto-api/reset-auth", data=b"0", method="POST")).read()
+    asked = urllib.request.Request(f"{endpoint}/moto-api/reset-auth", b"0", {"Content-Type": "text/plain"}, method="POST")
+    urllib.request.urlopen(asked).read()
 
 
 @contextlib.contextmanager

@@ -160,7 +160,10 @@ def test_pictures_that_cannot_be_read_are_counted_and_tried_again(reached, made,
     }
 
 
-def test_a_store_that_stumbles_is_asked_again_and_one_that_stays_down_for_a_picture_is_counted(store, use, endpoint, made, whole, tmp_path):
+def test_a_store_that_stumbles_is_asked_again_and_one_that_stays_down_for_a_picture_is_counted(
+    store, use, endpoint, made, whole, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(storage, "ATTEMPTS", 3)  # the pauses between them grow
     asked = Counter()
 
     def refuse(method, path):
