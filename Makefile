@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo-out
 
-.PHONY: setup demo test test-slow lint format lock clean
+.PHONY: setup demo test test-slow bench lint format lock clean
 .DEFAULT_GOAL := setup
 
 setup: .venv/.installed
@@ -32,6 +32,10 @@ test: lint
 
 test-slow: setup
 	$(BIN)/pytest -q -m "slow"
+
+# Quiet machine, nothing beside it: about ten minutes. benchmarks/ has more.
+bench: setup
+	$(BIN)/python benchmarks/speed.py
 
 format: setup
 	$(BIN)/ruff check --fix .
