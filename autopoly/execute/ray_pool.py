@@ -91,7 +91,8 @@ def session(address: str | None = None) -> Iterator[None]:
                 continue
             where = f"the Ray cluster at {address}" if address else "Ray on this machine"
             text = " ".join(str(error).split())[:200]
-            raise RunError(f"{where} cannot be used ({type(error).__name__}: {text}); --workers 0 runs without Ray") from error
+            hint = "does it ask for a token? Then set RAY_AUTH_MODE=token" if address else "--workers 0 runs without Ray"
+            raise RunError(f"{where} cannot be used ({type(error).__name__}: {text}); {hint}") from error
     # Ray puts its own handler there, which ends the process at once: whoever set one before decides how this process stops.
     if stop not in (signal.SIG_DFL, None) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, stop)

@@ -44,6 +44,9 @@ class Moody:
             parts.commit(parts.part_path(self.folder, shard.number, MARK), repr(todo).encode())
         return {"records": len(todo), "pid": os.getpid(), "threads": int(os.environ["OMP_NUM_THREADS"])}
 
+    def stop(self):
+        pass
+
 
 def broken(threads):
     raise CheckpointError("no weights here")
