@@ -22,10 +22,11 @@ from autopoly.cli.demo import demo
 from autopoly.cli.run import run
 from autopoly.cli.score import score
 from autopoly.cli.train import train
-from autopoly.errors import AutopolyError
+from autopoly.errors import AutopolyError, plain_line
 
 # What the machine refuses, not what the program does wrong: no space, no permission, a read-only place.
 REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE}
+REFUSALS |= {errno.ENAMETOOLONG, errno.ELOOP}
 INTERRUPTED = 130
 
 app = typer.Typer(
@@ -100,6 +101,8 @@ def _run() -> int:
         # The reader of a pipe, such as `head`, has gone. Python would complain once more when it flushes.
         sys.stdout = None
         return 1
+    except MemoryError:
+        return _refuse("this machine is out of memory; end other programs, use fewer --workers, or cut the source into several files")
     except OSError as error:
         if error.errno not in REFUSALS:
             raise
@@ -110,7 +113,7 @@ def _run() -> int:
 
 
 def _refuse(message: str) -> int:
-    typer.echo(f"autopoly: {' '.join(message.split())}", err=True)
+    typer.echo(f"autopoly: {plain_line(message)}", err=True)
     return 2
 
 
@@ -120,5 +123,5 @@ def _refuse_usage(error: typer.TyperException) -> int:
     message = error.format_message()
     if not message:  # no command at all: the help has been printed
         return 2
-    typer.echo(f"autopoly: {' '.join(message.split())} (see {path} --help)", err=True)
+    typer.echo(f"autopoly: {plain_line(message)} (see {path} --help)", err=True)
     return 2

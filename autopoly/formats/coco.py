@@ -105,7 +105,8 @@ class CocoDataset:
         self._stops = np.cumsum(self.counts)
         self._convention = bbox_format or "xywh"
         first = image_keys[0].file_name if image_keys else None
-        self.image_root = picture_root(file.parent, images, None if first is None or outside_root(first) else first)
+        named = isinstance(first, str) and outside_root(first) is None
+        self.image_root = picture_root(file.parent, images, first if named else None)
         categories = _categories(file, tables.pop("categories"))
         notes += [*_crowd_notes(keys), *_id_notes(keys, categories)]
         self.header = Header("coco", categories, tuple(notes), {name: _decoded(file, name, raw) for name, raw in tables.items()})
@@ -180,6 +181,8 @@ def _split(file: Path) -> tuple[dict[str, Any], list[str]]:
     try:
         fields: dict[str, Any] = _deeper(HEADROOM, lambda: dict(msgspec.json.decode(data, type=dict[str, msgspec.Raw])))
         _check_letters(file, data)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not UTF-8 in the name of a field; save it as UTF-8") from error
     except RecursionError as error:
         raise DataError(f"{file}: lists or objects are nested too deep in it; is it COCO?") from error
     except msgspec.ValidationError as error:

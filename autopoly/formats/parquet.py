@@ -116,7 +116,8 @@ class ParquetDataset:
             self._instance(annotation, start + place, image["id"], size, row)
             for place, (annotation, row) in enumerate(zip(annotations, kept, strict=True))
         )
-        return Record(index, image["id"], image.get("file_name") or "", size, instances, data, listed, problem, image)
+        name = image.get("file_name")
+        return Record(index, image["id"], name if isinstance(name, str) else "", size, instances, data, listed, problem, image)
 
     def _image(self, row: Mapping[str, Any], index: int, data: bytes | None) -> tuple[dict[str, Any], Problem | None, bool]:
         """Give the COCO image of a record, what is wrong with it, and whether the source lists it."""

@@ -24,7 +24,9 @@ LARGEST_FILE = 1 << 22
 """Bytes: those of the dataset have a few thousand, and a small compressed file can unpack to a thousand times its size."""
 
 
-DAMAGED = (OSError, LookupError, ValueError, TypeError, ArithmeticError, NotImplementedError, EOFError, MemoryError, zlib.error)
+DAMAGED = (
+    OSError, LookupError, ValueError, TypeError, ArithmeticError, NotImplementedError, EOFError, MemoryError, NameError, zlib.error
+)  # fmt: skip
 """What SciPy raises for files that are not sound."""
 
 

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from autopoly.errors import Problem
+from autopoly.formats.base import short
 from autopoly.geometry import raster
 from autopoly.geometry.boxes import xywh_to_xyxy
 from autopoly.geometry.contours import trace_mask
 from autopoly.geometry.polygons import DECIMALS, bounds, clean, iou, to_shapely
 from autopoly.jobs.work import Annotator, Image, Prediction
-from autopoly.types import FloatArray, Instance, Polygon
+from autopoly.types import FloatArray, Instance, Polygon, Rle
 
+MOST = 1000
+"""Components of one instance: each is a crop of its own."""
 SAME = 0.7
 """IoU from which a part's second outline counts as that of the same part; below, something else in the part's box was outlined."""
 
@@ -60,17 +63,27 @@ def boxes_of(instance: Instance, size: tuple[int, int], from_truth: bool) -> Flo
     """Give the boxes (N, 4) xyxy of an instance's components, in image px of a picture of ``size``; N is at least 1.
 
     They come from the instance's ``component_boxes`` field (a list of xywh), or with ``from_truth`` from the connected parts of its mask.
-    An instance without that field or mask has one component: its own box. A field that cannot be used is a Problem.
+    An instance without that field or mask has one component: its own box. A field or mask that cannot be used is a Problem.
     """
+    if from_truth and isinstance(instance.mask, Rle) and instance.mask.size != size:
+        line = f"the mask has {instance.mask.size[1]} x {instance.mask.size[0]} px, its picture {size[1]} x {size[0]}; mend the source"
+        return Problem("mask_size_mismatch", line)
     if from_truth:
-        return instance.box[None] if instance.mask is None else _parts_of_mask(instance, size)
+        found = instance.box[None] if instance.mask is None else _parts_of_mask(instance, size)
+        return (
+            found
+            if len(found) <= MOST
+            else Problem("too_many_components", f"the mask has {len(found):,} components, {MOST} at most are run")
+        )
     field = instance.extra.get("component_boxes")
     if field is None or (isinstance(field, list) and not field):
         return instance.box[None]
     try:
         xywh = np.asarray(field, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return _unusable(instance)
+    if xywh.ndim == 2 and len(xywh) > MOST:
+        return Problem("too_many_components", f"component_boxes has {len(xywh):,} boxes, {MOST} at most are run")
     if xywh.ndim != 2 or xywh.shape[1] != 4 or not np.isfinite(xywh).all() or (xywh[:, 2:] <= 0).any():
         return _unusable(instance)
     return xywh_to_xyxy(xywh)
@@ -109,5 +122,5 @@ def _parts_of_mask(instance: Instance, size: tuple[int, int]) -> FloatArray:
 
 def _unusable(instance: Instance) -> Problem:
     return Problem(
-        "bad_component_boxes", f"component_boxes {str(instance.extra.get('component_boxes'))[:80]} is no list of [x, y, w, h] with w, h > 0"
+        "bad_component_boxes", f"component_boxes {short(instance.extra.get('component_boxes'))} is no list of [x, y, w, h] with w, h > 0"
     )

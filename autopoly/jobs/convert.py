@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from autopoly import formats
-from autopoly.errors import DataError
+from autopoly.errors import DataError, redacted
 from autopoly.execute import local, parts
 from autopoly.execute.shards import Outcome, Shard
 from autopoly.jobs import merge, part_rows, placement, run_folder
 from autopoly.jobs.options import ConvertOptions, Plan, Progress, Summary, as_json
-from autopoly.jobs.preparation import Setup, isolated, notes_of, set_up, shards_to_run, version
+from autopoly.jobs.preparation import Setup, absent_pictures, isolated, notes_of, set_up, shards_to_run, version
 from autopoly.jobs.score import score_run
 from autopoly.jobs.source import Source
 from autopoly.jobs.work import Network, Work, carried
@@ -55,7 +55,7 @@ def plan(options: ConvertOptions, network: Network | None = None, setup: Setup |
         device=setup.device,
         seconds=placement.seconds(boxes, setup.device, setup.workers, setup.nodes) if todo else 0.0,
         bytes=setup.boxes * placement.BYTES_PER_BOX * len(options.to),
-        notes=setup.notes,
+        notes=(*setup.notes, *absent_pictures(setup)),
     )
 
 
@@ -163,7 +163,7 @@ def _finish(options: ConvertOptions, setup: Setup, state: run_folder.State, stag
         "options": as_json(options),
         "inputs": setup.inputs,
         "fingerprint": setup.mark,
-        "checkpoint": {"name": options.checkpoint, "hash": setup.network.fingerprint},
+        "checkpoint": {"name": options.checkpoint and redacted(options.checkpoint), "hash": setup.network.fingerprint},
         "device": setup.device,
         "devices": run_folder.devices(options.out, setup.device, state.run if state.retry else None),
         "workers": setup.workers,
@@ -172,11 +172,18 @@ def _finish(options: ConvertOptions, setup: Setup, state: run_folder.State, stag
         "failures": failed,
         "seconds": round(seconds, 3),
         "boxes_per_second": round(boxes_run / seconds, 3) if seconds > 0 else 0.0,
-        "notes": list(dict.fromkeys((*setup.notes, *notes_of(options, setup.dataset, bool(setup.shards))))),
+        "notes": list(dict.fromkeys((*setup.notes, *notes_of(options, setup.dataset, bool(setup.shards)), *_maskless(options, tally)))),
         "outputs": run_folder.outputs(staged, extra),
     }
     run_folder.publish(options.out, staged, run)
     return run
+
+
+def _maskless(options: ConvertOptions, tally: merge.Tally) -> list[str]:
+    """Say how many boxes had no mask to take their components from."""
+    count = tally.counts[merge.MASKLESS] if options.components_from_truth else 0
+    line = f"{count:,} of {tally.counts['boxes']:,} boxes have no mask in the source: --components-from-truth took each as one component"
+    return [line] if count else []
 
 
 def _result(out: Path, setup: Setup) -> Dataset:

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopoly.errors import DataError
-from autopoly.jobs.objects import Target, components, is_truth, parts, region, target
+from autopoly.jobs.objects import Target, can_be_opened, components, parts, region, target
 from autopoly.jobs.pairing import by_id, by_overlap
 from autopoly.metrics.average_precision import Overlaps, pairwise_iou
 from autopoly.metrics.boundary import MARGIN, boundary_f
 from autopoly.metrics.iou import iou
 from autopoly.metrics.windows import bounds, cut, window_of
-from autopoly.types import Id, Instance, Record
+from autopoly.types import Id, Instance, Record, is_truth
 
 Match = Literal["id", "iou"]
 Per = Literal["instance", "component"]
@@ -117,6 +117,9 @@ def measure(
         predictions, truths, own, reasons = _split(predictions, truths, own, reasons)
 
     partner = {at: predictions[n] for n, at in enumerate(own.tolist()) if at >= 0}
+    for at in [at for at, one in partner.items() if not can_be_opened(_window(truths[at], one, size))]:
+        reasons[at] = "too_large_to_compare"
+        del partner[at]
     rows = [_row(number, truth, one, partner.get(at), reasons[at], size) for at, one in enumerate(truths)]
     crowd = np.array([False] * len(truths) + [True] * len(ignored), bool)
     pairs, values = pairwise_iou([one.rle for one in predictions], [one.rle for one in truths + ignored], crowd)
@@ -142,7 +145,7 @@ def _row(number: int, image: Record, truth: Target, prediction: Target | None, r
     """Compare a truth with its prediction, if it has one, in the window that holds both."""
     values = (0.0, 0.0, 0.0)
     if prediction is not None:
-        window = window_of([bounds(truth.runs), bounds(prediction.runs)], MARGIN, size)
+        window = _window(truth, prediction, size)
         true, predicted = cut(truth.runs, window), cut(prediction.runs, window)
         f_1px, f_2px = boundary_f(predicted, true, (1, 2))
         values = (iou(predicted, true), f_1px, f_2px)
@@ -164,6 +167,10 @@ def _row(number: int, image: Record, truth: Target, prediction: Target | None, r
         truth_at=truth.instance.ordinal,
         predicted_at=prediction.instance.ordinal if prediction is not None else -1,
     )
+
+
+def _window(truth: Target, prediction: Target, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    return window_of([bounds(truth.runs), bounds(prediction.runs)], MARGIN, size)
 
 
 def _overlapping(predictions: Sequence[Target], truths: Sequence[Target]) -> tuple[NDArray[np.int64], float]:

@@ -11,13 +11,14 @@ from autopoly.errors import Failure, RunError
 from autopoly.execute.parts import part_path
 from autopoly.execute.shards import Shard
 from autopoly.jobs import part_rows
-from autopoly.jobs.objects import is_truth, mask_source_of
 from autopoly.jobs.part_rows import Row
 from autopoly.jobs.source import choose
-from autopoly.types import Dataset, Id, Instance, Mask, Record
+from autopoly.types import Dataset, Id, Instance, Mask, Record, is_truth, mask_source_of
 
-KEYS = ("images", "boxes", "predicted", "kept", "none", "skipped_crowd", "left_out_categories")
-"""What is counted; ``none`` are boxes without a polygon, each with a row in failures.parquet."""
+KEYS = ("images", "boxes", "predicted", "kept", "none", "below_min_quality", "skipped_crowd", "left_out_categories")
+"""What is counted; ``none`` are boxes without a polygon, each with a row in failures.parquet. Those of a polygon that was estimated to be
+worse than asked for are no failures: they are ``below_min_quality``."""
+MASKLESS = "without_truth_mask"
 TRUTHS = "truths"
 """Counted beside them: instances whose mask in the source can be measured against."""
 
@@ -64,8 +65,9 @@ def records(parts: Parts, tally: Tally | None = None) -> Iterator[Record]:
             )
             size = record.size or next((row.size for one in instances if (row := rows.get(one.ordinal)) and row.size), None)
             if tally is not None:
-                tally.counts[TRUTHS] += sum(map(is_truth, record.instances))
                 _count(tally.counts, instances, len(whole.instances))
+                tally.counts[TRUTHS] += sum(map(is_truth, record.instances))
+                tally.counts[MASKLESS] += sum(one.mask is None and not one.crowd for one in record.instances)
             yield replace(record, instances=instances, size=size)
 
 
@@ -109,4 +111,5 @@ def _count(counts: Counter[str], instances: Sequence[Instance], boxes: int) -> N
     counts["boxes"] += len(instances)
     counts["left_out_categories"] += boxes - len(instances)
     for one in instances:
-        counts["skipped_crowd" if one.crowd else f"{one.mask_source}"] += 1
+        below = one.mask_source == "none" and one.quality is not None
+        counts["skipped_crowd" if one.crowd else "below_min_quality" if below else f"{one.mask_source}"] += 1

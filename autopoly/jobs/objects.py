@@ -11,10 +11,12 @@ import numpy as np
 from autopoly.errors import DataError
 from autopoly.geometry import raster
 from autopoly.metrics.windows import Runs, bounds, cut, paste, rle_of, runs, window_of
-from autopoly.types import Instance, Mask, MaskSource, Polygon, Rle
+from autopoly.types import Instance, Mask, Polygon, Rle
 
 CONNECTIVITY = 8
 """Pixels that touch at a corner are one component."""
+LARGEST = 400_000_000
+"""Pixels of a window that masks are opened in. Sizes of a file without pictures are only claims."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,17 +31,6 @@ class Target:
     runs: Runs
     side: float
     polygons: tuple[Polygon, ...] = ()
-
-
-def is_truth(instance: Instance) -> bool:
-    """Say whether an instance can be measured against: no crowd region, and a mask that autopoly did not predict itself."""
-    return bool(instance.mask) and not instance.crowd and mask_source_of(instance) != "predicted"
-
-
-def mask_source_of(instance: Instance) -> MaskSource | None:
-    """Say where an instance's mask comes from: this run, else the run that wrote its file, else None."""
-    source: MaskSource | None = instance.mask_source or instance.extra.get("mask_source")
-    return source
 
 
 def target(instance: Instance, size: tuple[int, int]) -> Target:
@@ -71,9 +62,16 @@ def region(instance: Instance, size: tuple[int, int]) -> Target | None:
     return target(replace(instance, mask=(Polygon(corners),)), size)
 
 
+def can_be_opened(window: tuple[int, int, int, int]) -> bool:
+    """Say whether the pixels of a window x1 y1 x2 y2 fit into memory."""
+    return (window[2] - window[0]) * (window[3] - window[1]) <= LARGEST
+
+
 def components(whole: Target) -> list[Target]:
     """Split into connected components, largest first; none for an empty mask. Their side is that of their own tight box."""
     window = window_of([bounds(whole.runs)], 0, whole.rle.size)
+    if not can_be_opened(window):
+        return [whole]
     mask = cut(whole.runs, window)
     if not mask.any():
         return []
@@ -106,6 +104,10 @@ def _drawn(mask: Mask, size: tuple[int, int]) -> tuple[Rle, Runs]:
     corners = np.concatenate([polygon.exterior for polygon in mask])
     low, high = np.floor(corners.min(0)).astype(int) - 1, np.ceil(corners.max(0)).astype(int) + 1
     window = window_of([(int(low[0]), int(low[1]), int(high[0]), int(high[1]))], 0, size)
+    if not can_be_opened(window):
+        raise DataError(
+            f"a polygon with holes covers a window of {window[2] - window[0]} x {window[3] - window[1]} px; mend it in the source"
+        )
     if window[2] <= window[0] or window[3] <= window[1]:
         window = (0, 0, 1, 1)
     found = paste(raster.fill_window(mask, window).astype(np.uint8), window, size)

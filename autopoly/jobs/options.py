@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from autopoly.errors import RecipeError
+from autopoly.errors import RecipeError, redacted
 from autopoly.storage import place
 
 MODES = ("per-instance", "auto-components", "per-component")
@@ -131,7 +131,11 @@ def as_json(options: ConvertOptions) -> dict[str, Any]:
     """Give the options as JSON values, without credentials an address may hold."""
     values = {name: getattr(options, name) for name in options.__slots__}
     values = {
-        name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+        name: [redacted(one) for one in value]
+        if isinstance(value, tuple)
+        else redacted(str(value))
+        if isinstance(value, Path | str)
+        else value
         for name, value in values.items()
     }
     if options.address and "@" in options.address:

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from autopoly.errors import Failure, RunError
+from autopoly.errors import Failure, RunError, plain_line
 from autopoly.storage import parquet_bytes
-from autopoly.types import Polygon
+from autopoly.types import Id, Polygon
 
 SCHEMA = pa.schema(
     [
@@ -69,13 +69,18 @@ class Row:
     def fail(self, stage: str, code: str, message: str) -> None:
         """Make it a failure: no polygon, and why."""
         self.mask_source, self.polygons = "none", ()
-        self.stage, self.code, self.message = stage, code, message
+        self.stage, self.code, self.message = stage, code, plain_line(message)
 
     def failure(self) -> Failure | None:
         """Give the row of ``failures.parquet``, or None where nothing failed."""
         if self.code is None:
             return None
         return Failure(self.record, self.image_id, self.instance_id, self.file, self.stage or "", self.code, self.message or "")
+
+
+def text_of(name: Id) -> str:
+    """Give an id as text that a table can hold: lone surrogates, which only JSON's escapes can carry, become question marks."""
+    return str(name).encode("utf-8", "replace").decode()
 
 
 def encode(rows: Sequence[Row], mark: str) -> bytes:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import autopoly
-from autopoly.errors import RecipeError
+from autopoly import images
+from autopoly.errors import RecipeError, plain_line
 from autopoly.execute import parts, shards
 from autopoly.execute.shards import Shard
 from autopoly.jobs import part_rows, placement, run_folder
@@ -18,6 +20,8 @@ from autopoly.jobs.work import Network, siamanno
 from autopoly.storage import ObjectPath
 from autopoly.types import Dataset, Id
 
+LOOKED_AT, LOOK_S = 50, 2.0
+"""Pictures looked for before a run, and seconds spent on it at most."""
 PLAIN_INPUTS = ("mode", "components_from_truth", "existing", "bbox_format", "limit", "write_images")
 
 
@@ -106,7 +110,24 @@ def notes_of(options: ConvertOptions, dataset: Dataset, any_records: bool) -> tu
         notes.append(f"{options.out}: an object store knows no locks; see to it that no second run uses this folder at the same time")
     if "coco" in options.to and not options.write_images and any_records and dataset.record(0).data is not None:
         notes.append("the pictures came inside the dataset: file names in annotations.json have no files; --write-images writes them")
-    return tuple(notes)
+    return tuple(plain_line(note) for note in notes)
+
+
+def absent_pictures(setup: Setup) -> tuple[str, ...]:
+    """Look whether some pictures, spread over the dataset, are there; say how many are not, nothing where all are."""
+    total = setup.shards[-1].stop if setup.shards else 0
+    started, looked, absent = time.monotonic(), 0, list[str]()
+    for number in sorted({total * step // LOOKED_AT for step in range(LOOKED_AT)} if total else ()):
+        record = setup.dataset.record(number)
+        if record.data is not None or time.monotonic() - started > LOOK_S:
+            break
+        if record.problem is None:
+            looked += 1
+            try:
+                images.path_of(record, setup.dataset.image_root)
+            except images.ImageProblem as error:
+                absent.append(error.problem.message)
+    return (plain_line(f"{len(absent)} of {looked} pictures that were looked for are not there: {absent[0]}"),) if absent else ()
 
 
 def shards_to_run(out: Path, setup: Setup, state: run_folder.State) -> list[Shard]:

@@ -73,13 +73,13 @@ def _base(recipe: Recipe, data: Path) -> Path:
 
 
 def _missing(base: Path, wanted: list[str]) -> list[str]:
-    return [one for one in wanted if not (base / one).exists() and not _any(base, one)]
+    return [one for one in wanted if not _is_there(base, one)]
 
 
-def _any(base: Path, pattern: str) -> bool:
+def _is_there(base: Path, wanted: str) -> bool:
     try:
-        return next(base.glob(pattern), None) is not None
-    except (ValueError, NotImplementedError):  # no pattern, or one that does not start here
+        return (base / wanted).exists() or next(base.glob(wanted), None) is not None
+    except (OSError, ValueError, NotImplementedError):  # neither a name a file can have, nor a pattern that starts here
         return False
 
 

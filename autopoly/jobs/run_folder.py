@@ -22,6 +22,16 @@ FAILURES = "failures.parquet"
 ANNOTATIONS = {"coco": "annotations.json", "parquet": "annotations.parquet"}
 OURS = (RUN, FAILURES, *ANNOTATIONS.values(), "report.html", "score.json")
 SCHEMA = "autopoly.run/1"
+HOLDS = {
+    "inputs": dict,
+    "counts": dict,
+    "failures": dict,
+    "outputs": list,
+    "notes": list,
+    "seconds": float | int,
+    "boxes_per_second": float | int,
+}
+"""What is read of a run.json again, and its types."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +79,9 @@ def read_run(out: Path) -> dict[str, Any] | None:
         run = json.loads((out / RUN).read_text())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{out / RUN}: cannot be read ({error}); choose another folder") from error
-    if not isinstance(run, dict) or run.get("schema") != SCHEMA:
+    if not isinstance(run, dict) or run.get("schema") != SCHEMA or not all(isinstance(run.get(name), kind) for name, kind in HOLDS.items()):
         raise RunError(f"{out / RUN}: not from a conversion by this version of autopoly; choose another folder")
     return run
 

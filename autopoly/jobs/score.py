@@ -35,13 +35,13 @@ from numpy.typing import NDArray
 from autopoly.errors import DataError
 from autopoly.jobs import run_folder
 from autopoly.jobs.measuring import ImageResult, ScoreOptions, measure
-from autopoly.jobs.objects import mask_source_of, size_of
+from autopoly.jobs.objects import size_of
 from autopoly.jobs.options import ConvertOptions
 from autopoly.jobs.pairing import ImageFinder
 from autopoly.jobs.scoreboard import SCHEMA, Table, delta, numbers
 from autopoly.jobs.source import Source, category_ids, choose, locate
 from autopoly.storage import place
-from autopoly.types import Dataset, Header, Id, Record
+from autopoly.types import Dataset, Header, Id, Record, mask_source_of
 
 __all__ = ["Chosen", "ScoreOptions", "measure_dataset", "open_annotations", "score", "score_datasets", "score_run", "score_tables"]
 

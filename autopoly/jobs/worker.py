@@ -6,20 +6,20 @@ import contextlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from autopoly import images
-from autopoly.errors import DataError, Problem, RunError
+from autopoly.errors import DataError, Problem, RunError, plain_line
 from autopoly.execute import parts
 from autopoly.execute.shards import Poison, Shard
 from autopoly.geometry.boxes import problem_of
 from autopoly.jobs import part_rows, pictures
 from autopoly.jobs.component_boxes import boxes_of, join, predict_parts, rounded
-from autopoly.jobs.part_rows import Row
+from autopoly.jobs.part_rows import Row, text_of
 from autopoly.jobs.source import choose
 from autopoly.jobs.work import Image, Prediction, Work
 from autopoly.types import FloatArray, Instance, Record
@@ -107,8 +107,7 @@ class ConvertWorker:
             job = self._open(number, left_out.get(number))
             if job is None:
                 continue
-            size = job.record.size
-            more = (len(job.wanted), int(bool(job.wanted)), (float(size[0] * size[1]) if size else UNKNOWN_PIXELS) if job.wanted else 0.0)
+            more = (len(job.wanted), int(bool(job.wanted)), self._pixels(job.record) if job.wanted else 0.0)
             if group and (boxes + more[0] > GROUP_BOXES or pictures_ + more[1] > GROUP_IMAGES or pixels + more[2] > GROUP_PIXELS):
                 yield group
                 group, boxes, pictures_, pixels = [], 0, 0, 0.0
@@ -117,20 +116,25 @@ class ConvertWorker:
         if group:
             yield group
 
+    def _pixels(self, record: Record) -> float:
+        """Say how many pixels a picture has, so that few large ones are held at once: as declared, else as it claims itself."""
+        size = record.size or images.header_size(record, self._dataset.image_root)
+        return float(size[0] * size[1]) if size else UNKNOWN_PIXELS
+
     def _open(self, number: int, poison: Poison | None) -> _Job | None:
         """Decide for each annotation of a record whether it is predicted; crowd regions get no row, the merge carries them."""
         if self._retry is not None and number not in self._retry:
             return None
         with self._reading:
             record = choose(self._dataset.record(number), self._work.categories)
-        if self._work.pictures is not None and record.data is not None:
-            pictures.write(self._work.pictures, record, self._work.folder)
+        if self._work.pictures is not None and record.data is not None and record.problem is None:
+            record = replace(record, problem=pictures.write(self._work.pictures, record, self._work.folder))
         again = None if self._retry is None else self._retry[number]
-        job = _Job(record, [], [])
+        job, file = _Job(record, [], []), plain_line(record.file_name)
         for instance in record.instances:
-            if instance.crowd or (again is not None and str(instance.instance_id) not in again):
+            if instance.crowd or (again is not None and text_of(instance.instance_id) not in again):
                 continue
-            row = Row(record.ordinal, instance.ordinal, str(record.image_id), str(instance.instance_id), record.file_name)
+            row = Row(record.ordinal, instance.ordinal, text_of(record.image_id), text_of(instance.instance_id), file)
             job.rows.append(row)
             problem = record.problem or instance.problem
             if self._work.keep_existing and instance.mask is not None:
@@ -142,7 +146,7 @@ class ConvertWorker:
             else:
                 job.wanted.append((instance, row))
         if record.problem is not None and not record.instances:
-            row = Row(record.ordinal, None, str(record.image_id), None, record.file_name)
+            row = Row(record.ordinal, None, text_of(record.image_id), None, file)
             self._fail(row, "read", record.problem)
             job.rows.append(row)
         return job
@@ -198,10 +202,7 @@ class ConvertWorker:
         if not polygons:
             line = f"no polygon with an area inside the picture was found in box {_numbers(instance.box)}"
             self._fail(row, "predict", Problem("no_polygon", line))
-        elif quality < self._work.min_quality:
-            line = f"estimated quality {quality:.4f} is below --min-quality {self._work.min_quality}; the box is kept without a polygon"
-            self._fail(row, "predict", Problem("low_quality", line))
-        else:
+        elif quality >= self._work.min_quality:  # Below, the box stays without a polygon, as was asked for: no failure, but counted.
             row.mask_source, row.polygons = "predicted", rounded(polygons)
 
     def _fail(self, row: Row, stage: str, problem: Problem) -> None:

@@ -117,13 +117,19 @@ def _tiles(estimated: survey.Survey, alone: bool) -> list[Tile]:
     tiles = [
         Tile("boxes", f"{counts['boxes']:,}", f"in {counts['images']:,} images"),
         Tile("polygons", f"{counts['predicted']:,}", f"and {counts['kept']:,} kept from the source" if counts["kept"] else "predicted"),
-        Tile("without a polygon", f"{counts['none']:,}", "each with a reason below" if counts["none"] else "every box got one"),
+        Tile("without a polygon", f"{counts['none']:,}", _reasons(counts["none"], counts["below"])),
     ]
     if counts["crowd"]:
         tiles.append(Tile("regions", f"{counts['crowd']:,}", "crowd or don't-care: carried along"))
     if alone and estimated.mean is not None:
         tiles.append(Tile("mean estimated IoU", f"{100 * estimated.mean:.1f} %", "the network's own estimate"))
     return tiles
+
+
+def _reasons(none: int, below: int) -> str:
+    if below:
+        return f"{below:,} below --min-quality" + (", the others with a reason below" if below < none else "")
+    return "each with a reason below" if none else "every box got one"
 
 
 def _names(header: Header) -> dict[str, str]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopoly.crops import OUTSIDE, resample
+from autopoly.errors import redacted
 from autopoly.geometry import contours, raster
 from autopoly.images import ImageProblem, read_rgb
 from autopoly.types import FloatArray, Instance, Mask, Polygon, Record, Rle
@@ -104,8 +105,8 @@ def cards(subjects: Sequence[Subject]) -> tuple[list[Card], int]:
 
 
 def clip(text: object, length: int = TEXT) -> str:
-    """Shorten what comes from the data, for a page whose size is limited."""
-    whole = str(text)
+    """Shorten what comes from the data, for a page whose size is limited, and take logins and signatures out of it."""
+    whole = redacted(str(text)[: 4 * length])
     return whole if len(whole) <= length else whole[: length - 1] + "…"
 
 

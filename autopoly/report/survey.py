@@ -92,6 +92,7 @@ def of_result(result: Dataset, measured: Collection[int] = ()) -> Survey:
             survey.counts["boxes"] += 1
             source = "crowd" if one.crowd else source_of(one)
             survey.counts[source] += 1
+            survey.counts["below"] += source == "none" and one.quality is not None
             if source == "predicted" and one.quality is not None:
                 key = None if one.ordinal in measured else Key(number, one.ordinal, -1)
                 survey.add(one.quality, str(one.category_id), side_of(one), key)

@@ -256,7 +256,9 @@ def test_low_quality_keeps_the_box_and_says_so(made, tmp_path):
     after = read(tmp_path / "out/annotations.json")["annotations"]
     low = [one for one in after if one["segmentation"] == []]
     assert 0 < len(low) < 170
-    assert summary.failures == {"low_quality": len(low)}
+    assert summary.failures == {}
+    assert (summary.exit_code, summary.counts["below_min_quality"], summary.counts["none"]) == (0, len(low), 0)
+    assert failures(tmp_path / "out") == []
     assert all(one["quality"] < 0.4 and one["mask_source"] == "none" for one in low)
     assert all(one["quality"] >= 0.4 for one in after if one["segmentation"])
 

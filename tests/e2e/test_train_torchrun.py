@@ -46,8 +46,8 @@ def test_two_processes_with_half_the_batch_learn_what_one_learns(ellipses, small
     assert done.stdout.count("the trained checkpoint") == 1
     assert done.stderr.count("starts from checkpoint") == 1
     assert "4 samples a step, shared by 2 processes" in done.stderr
-    steps = [json.loads(line)["step"] for line in (tmp_path / "2" / "log.jsonl").read_text().splitlines()]
-    assert steps == sorted(set(steps))  # one process wrote it
+    rows = [json.loads(line) for line in (tmp_path / "2" / "log.jsonl").read_text().splitlines()]
+    assert ["miou_instances" in row for row in rows].count(True) == 1  # one process wrote it
     one, two = (load_file(tmp_path / name / "state.safetensors") for name in ("1", "2"))
     start = checkpoint.load_network(small).state_dict()
     assert one.keys() == two.keys()
@@ -56,7 +56,7 @@ def test_two_processes_with_half_the_batch_learn_what_one_learns(ellipses, small
         moved = max(moved, float((one[f"network.{name}"] - value).abs().max()))
         far = max(far, float((one[f"network.{name}"] - two[f"network.{name}"]).abs().mean()))
     # Sums in another order: a gradient near zero may change its sign, which AdamW makes a step of; on average they agree.
-    assert moved > 3e-4
+    assert moved > 1e-4
     assert far < 0.02 * moved
 
 
