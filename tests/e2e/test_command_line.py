@@ -127,7 +127,7 @@ def test_what_a_user_gets_wrong_is_one_line_and_exit_code_2(autopoly, dataset, t
     ],
 )
 def test_an_interruption_or_a_refusal_of_the_machine_is_one_line(autopoly, dataset, tmp_path, untrained, monkeypatch, raised, code, words):
-    def stop(options, progress=None):
+    def stop(options, progress=None, setup=None):
         raise raised
 
     monkeypatch.setattr(convert_job, "convert", stop)
@@ -137,7 +137,7 @@ def test_an_interruption_or_a_refusal_of_the_machine_is_one_line(autopoly, datas
 
 
 def test_a_bug_keeps_its_traceback(dataset, tmp_path, untrained, monkeypatch):
-    def fail(options, progress=None):
+    def fail(options, progress=None, setup=None):
         raise ZeroDivisionError
 
     monkeypatch.setattr(convert_job, "convert", fail)
