@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 import autopoly
 from autopoly.errors import RecipeError, redacted
-from autopoly.jobs.measuring import ScoreOptions
-from autopoly.jobs.options import ConvertOptions
+from autopoly.jobs.conversion.options import ConvertOptions
+from autopoly.jobs.scoring.measuring import ScoreOptions
 from autopoly.jobs.train_options import TrainOptions
 
 STEPS = ("train", "convert", "score")

@@ -25,7 +25,7 @@ from ways import FOUND, GIVEN, MIN_SIDE, PER_INSTANCE, WAYS, convert_boxes
 
 from autopoly.geometry import raster
 from autopoly.jobs.score import ScoreOptions, open_annotations, score_tables
-from autopoly.jobs.scoreboard import Table
+from autopoly.jobs.scoring.scoreboard import Table
 from autopoly.metrics.summary import Measured, delta_intervals, intervals, means
 from autopoly.predict import PART_SHARE
 from autopoly.training.samples import held_out

@@ -29,12 +29,12 @@ import numpy as np
 
 from autopoly.execute import parts, shards
 from autopoly.formats import coco
-from autopoly.jobs import merge, part_rows
+from autopoly.jobs.conversion import merge, part_rows
+from autopoly.jobs.conversion.options import ConvertOptions
+from autopoly.jobs.conversion.part_rows import Row
+from autopoly.jobs.conversion.work import Network, load_siamanno
 from autopoly.jobs.convert import plan
-from autopoly.jobs.options import ConvertOptions
-from autopoly.jobs.part_rows import Row
 from autopoly.jobs.source import Source
-from autopoly.jobs.work import Network, load_siamanno
 from autopoly.types import Polygon
 
 SIZES = (10_000, 100_000, 1_000_000)

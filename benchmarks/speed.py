@@ -94,8 +94,8 @@ def bare(path: Path, batches: int = 8) -> dict[str, float]:
 def converted(path: Path, workers: int) -> dict[str, float]:
     """Convert, and note when each shard was done."""
     started = time.perf_counter()
+    from autopoly.jobs.conversion.options import ConvertOptions
     from autopoly.jobs.convert import convert
-    from autopoly.jobs.options import ConvertOptions
 
     steps: list[tuple[float, int]] = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -129,8 +129,8 @@ def shares(path: Path, boxes: int = 96) -> dict[str, float]:
 
     from autopoly import images, predict
     from autopoly.crops import cut
-    from autopoly.jobs import part_rows
-    from autopoly.jobs.part_rows import Row
+    from autopoly.jobs.conversion import part_rows
+    from autopoly.jobs.conversion.part_rows import Row
 
     cv2.setNumThreads(1)
     annotator = predict.load(None, "cpu", threads=1)

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from autopoly.jobs.conversion.options import ConvertOptions
 from autopoly.jobs.convert import convert
-from autopoly.jobs.options import ConvertOptions
 from autopoly.jobs.score import ScoreOptions, score
 
 MIN_SIDE = 32

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from autopoly.jobs.options import ConvertOptions, Plan, Summary
+    from autopoly.jobs.conversion.options import ConvertOptions, Plan, Summary
 
 
 class Mode(StrEnum):
@@ -99,7 +99,7 @@ def convert(
 
     The same command again finishes a run that was cut off, and does nothing on a finished one.
     """
-    from autopoly.jobs.options import ConvertOptions
+    from autopoly.jobs.conversion.options import ConvertOptions
 
     options = ConvertOptions(
         source=source,

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 if TYPE_CHECKING:
-    from autopoly.jobs.options import Progress
+    from autopoly.jobs.conversion.options import Progress
 
 EVERY = 5.0
 """Seconds between plain lines."""

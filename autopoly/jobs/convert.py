@@ -16,13 +16,13 @@ from autopoly import formats
 from autopoly.errors import DataError, redacted
 from autopoly.execute import local, parts
 from autopoly.execute.shards import Outcome, Shard
-from autopoly.jobs import merge, part_rows, placement, run_folder
-from autopoly.jobs.options import ConvertOptions, Plan, Progress, Summary, as_json
-from autopoly.jobs.preparation import Setup, absent_pictures, isolated, notes_of, set_up, shards_to_run, version
+from autopoly.jobs.conversion import merge, part_rows, placement, run_folder
+from autopoly.jobs.conversion.options import ConvertOptions, Plan, Progress, Summary, as_json
+from autopoly.jobs.conversion.preparation import Setup, absent_pictures, isolated, notes_of, set_up, shards_to_run, version
+from autopoly.jobs.conversion.work import Network, Work, carried
+from autopoly.jobs.conversion.worker import make_worker
 from autopoly.jobs.score import score_run
 from autopoly.jobs.source import Source
-from autopoly.jobs.work import Network, Work, carried
-from autopoly.jobs.worker import make_worker
 from autopoly.report import report_run
 from autopoly.storage import place
 from autopoly.types import Dataset

@@ -12,8 +12,8 @@ import numpy as np
 from autopoly import formats
 from autopoly.geometry import contours, raster
 from autopoly.jobs import demo_pictures
+from autopoly.jobs.conversion.options import ConvertOptions, Progress
 from autopoly.jobs.convert import convert
-from autopoly.jobs.options import ConvertOptions, Progress
 from autopoly.types import Instance, Polygon, Rle
 
 

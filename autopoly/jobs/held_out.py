@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopoly.images import ImageProblem, read_rgb
-from autopoly.jobs.measuring import Row, measure
+from autopoly.jobs.scoring.measuring import Row, measure
 from autopoly.network import checkpoint
 from autopoly.network.siamanno import SiamAnno
 from autopoly.predict import Annotator

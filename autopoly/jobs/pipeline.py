@@ -21,7 +21,7 @@ from autopoly.errors import DataError, RunError
 from autopoly.execute import parts
 from autopoly.jobs import convert as conversion
 from autopoly.jobs import demo_pictures, recipe_data
-from autopoly.jobs.options import Plan, Progress, Summary
+from autopoly.jobs.conversion.options import Plan, Progress, Summary
 from autopoly.jobs.score import Chosen, open_annotations, score_datasets, score_tables
 from autopoly.jobs.source import category_ids, locate
 from autopoly.recipes import METRICS, Recipe

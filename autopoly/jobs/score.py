@@ -33,12 +33,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopoly.errors import DataError
-from autopoly.jobs import run_folder
-from autopoly.jobs.measuring import ImageResult, ScoreOptions, measure
-from autopoly.jobs.objects import size_of
-from autopoly.jobs.options import ConvertOptions
-from autopoly.jobs.pairing import ImageFinder
-from autopoly.jobs.scoreboard import SCHEMA, Table, delta, numbers
+from autopoly.jobs.conversion import run_folder
+from autopoly.jobs.conversion.options import ConvertOptions
+from autopoly.jobs.scoring.measuring import ImageResult, ScoreOptions, measure
+from autopoly.jobs.scoring.objects import size_of
+from autopoly.jobs.scoring.pairing import ImageFinder
+from autopoly.jobs.scoring.scoreboard import SCHEMA, Table, delta, numbers
 from autopoly.jobs.source import Source, category_ids, choose, locate
 from autopoly.storage import place
 from autopoly.types import Dataset, Header, Id, Record, mask_source_of

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from autopoly.errors import RecipeError
-from autopoly.jobs.options import DEVICES
+from autopoly.jobs.conversion.options import DEVICES
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -25,6 +25,8 @@ class TrainOptions:
     val: tuple[Path, ...] = ()
     held_out: float = 0.04
     """Share of each source's images that is held out too."""
+    shapes: float = 0.0
+    """Share of the samples that are drawn shapes with exact edges (:mod:`autopoly.training.shapes`)."""
     epochs: float = 4.0
     minutes: float | None = None
     batch: int = 32
@@ -57,6 +59,7 @@ class TrainOptions:
             (len(set(places)) < len(places), "--train: a dataset is named twice; give it a weight instead"),
             (bool(both), f"--val {both[0] if both else ''}: is trained on too, so it would measure nothing; leave it out of one of them"),
             (not 0 <= self.held_out < 1, f"--held-out {self.held_out}: expected a share from 0 to below 1"),
+            (not 0 <= self.shapes < 1, f"--shapes {self.shapes}: expected a share from 0 to below 1"),
             (not 0 < self.epochs < float("inf"), f"--epochs {self.epochs}: expected more than 0"),
             (self.minutes is not None and not self.minutes > 0, f"--minutes {self.minutes}: expected more than 0"),
             (self.batch < 1, f"--batch {self.batch}: expected 1 sample or more"),

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from autopoly.jobs import run_folder
-from autopoly.jobs.options import ConvertOptions
+from autopoly.jobs.conversion import run_folder
+from autopoly.jobs.conversion.options import ConvertOptions
 from autopoly.jobs.score import open_annotations
-from autopoly.jobs.scoreboard import Table
+from autopoly.jobs.scoring.scoreboard import Table
 from autopoly.jobs.source import Source
 from autopoly.report import failed, page, published, subjects, survey
 from autopoly.report.page import Content, Tile

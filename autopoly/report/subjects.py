@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from autopoly.images import ImageProblem, path_of
-from autopoly.jobs.pairing import ImageFinder
+from autopoly.jobs.scoring.pairing import ImageFinder
 from autopoly.report.gallery import Subject
 from autopoly.report.picks import Key, Pick
 from autopoly.types import Dataset, Instance, Record

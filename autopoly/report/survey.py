@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from autopoly.jobs.scoreboard import Table
+from autopoly.jobs.scoring.scoreboard import Table
 from autopoly.report.picks import Key, Picks
 from autopoly.types import Dataset, Instance
 

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from skimage import data
 
-from autopoly.jobs.work import Network
+from autopoly.jobs.conversion.work import Network
 from autopoly.types import Polygon
 
 PICTURES = ("astronaut", "chelsea", "coffee", "rocket")

@@ -12,9 +12,9 @@ from autopoly.geometry import raster
 from autopoly.geometry.boxes import scale_xyxy
 from autopoly.geometry.contours import trace_field
 from autopoly.geometry.polygons import clean, iou
-from autopoly.jobs.component_boxes import predict_parts
+from autopoly.jobs.conversion.component_boxes import predict_parts
+from autopoly.jobs.conversion.work import Network
 from autopoly.jobs.convert import ConvertOptions, convert
-from autopoly.jobs.work import Network
 from autopoly.predict import Prediction
 from autopoly.types import Polygon
 

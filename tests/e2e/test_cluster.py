@@ -16,7 +16,7 @@ import pytest
 from autopoly.errors import CheckpointError, RunError
 from autopoly.execute import parts
 from autopoly.execute.shards import plan as cut
-from autopoly.jobs import placement, work
+from autopoly.jobs.conversion import placement, work
 from autopoly.jobs.convert import ConvertOptions, convert, plan
 
 ray_pool = pytest.importorskip("autopoly.execute.ray_pool")

@@ -15,7 +15,7 @@ from skimage import data
 from autopoly import cli
 from autopoly.cli import progress
 from autopoly.jobs import convert as convert_job
-from autopoly.jobs.options import ConvertOptions, Progress
+from autopoly.jobs.conversion.options import ConvertOptions, Progress
 
 
 @pytest.fixture

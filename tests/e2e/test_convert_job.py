@@ -355,7 +355,7 @@ def test_wrong_options_are_one_line(made, tmp_path, wrong):
 
 
 def test_an_address_loses_its_credentials_in_what_is_written(made, tmp_path):
-    from autopoly.jobs.options import as_json
+    from autopoly.jobs.conversion.options import as_json
 
     asked = ConvertOptions(source=made, out=tmp_path, address="ray://user:secret@host:10001?token=abc")
     assert as_json(asked)["address"] == "ray://host:10001"

@@ -11,7 +11,7 @@ import pytest
 
 from autopoly.cli import main
 from autopoly.errors import DataError
-from autopoly.jobs.options import ConvertOptions
+from autopoly.jobs.conversion.options import ConvertOptions
 from autopoly.jobs.score import score_run
 from autopoly.jobs.source import Source
 

@@ -11,7 +11,7 @@ import autopoly
 from autopoly.cli import app
 from autopoly.formats import FORMATS
 from autopoly.formats.parquet_write import TYPES
-from autopoly.jobs.run_folder import ANNOTATIONS
+from autopoly.jobs.conversion.run_folder import ANNOTATIONS
 
 README = Path(__file__).parents[2] / "README.md"
 TEXT = README.read_text()

@@ -11,7 +11,7 @@ from autopoly import recipes
 from autopoly.cli.train import _options
 from autopoly.errors import DataError, RecipeError
 from autopoly.jobs import recipe_data
-from autopoly.jobs.options import ConvertOptions
+from autopoly.jobs.conversion.options import ConvertOptions
 from autopoly.jobs.train_options import TrainOptions
 
 ROOT = Path(__file__).parents[2] / "pipelines"

@@ -16,7 +16,7 @@ from skimage import data
 
 from autopoly.errors import Failure
 from autopoly.geometry import raster
-from autopoly.jobs import part_rows
+from autopoly.jobs.conversion import part_rows
 from autopoly.jobs.score import ScoreOptions, score_tables
 from autopoly.report import failed, gallery, published, report_files, survey
 from autopoly.report.picks import BEST, MEDIAN, WORST, Key, Picks

@@ -11,9 +11,9 @@ import pytest
 
 from autopoly.errors import DataError
 from autopoly.geometry import raster
-from autopoly.jobs.measuring import ScoreOptions, measure
 from autopoly.jobs.score import measure_dataset, score_datasets
-from autopoly.jobs.scoreboard import delta
+from autopoly.jobs.scoring.measuring import ScoreOptions, measure
+from autopoly.jobs.scoring.scoreboard import delta
 from autopoly.types import Category, Header, Id, Instance, Polygon, Record, Rle
 
 SIZE = (100, 120)

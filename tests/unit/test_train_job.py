@@ -109,8 +109,8 @@ def test_a_training_is_not_begun_over_another(trained: Trained) -> None:
 @pytest.mark.slow
 def test_the_held_out_score_is_that_of_autopoly_score(trained: Trained, ellipses: Path, tmp_path: Path) -> None:
     """Whole held-out datasets are measured as convert and score do it, up to the two decimals that are written."""
+    from autopoly.jobs.conversion.options import ConvertOptions
     from autopoly.jobs.convert import convert
-    from autopoly.jobs.options import ConvertOptions
 
     twin = tmp_path / "twin"
     twin.mkdir()

@@ -10,8 +10,8 @@ from pathlib import Path
 from autopoly.errors import Failure, RunError
 from autopoly.execute.parts import part_path
 from autopoly.execute.shards import Shard
-from autopoly.jobs import part_rows
-from autopoly.jobs.part_rows import Row
+from autopoly.jobs.conversion import part_rows
+from autopoly.jobs.conversion.part_rows import Row
 from autopoly.jobs.source import choose
 from autopoly.types import Dataset, Id, Instance, Mask, Record, is_truth, mask_source_of
 

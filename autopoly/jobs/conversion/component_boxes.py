@@ -13,7 +13,7 @@ from autopoly.geometry import raster
 from autopoly.geometry.boxes import xywh_to_xyxy
 from autopoly.geometry.contours import trace_mask
 from autopoly.geometry.polygons import DECIMALS, bounds, clean, iou, to_shapely
-from autopoly.jobs.work import Annotator, Image, Prediction
+from autopoly.jobs.conversion.work import Annotator, Image, Prediction
 from autopoly.types import FloatArray, Instance, Polygon, Rle
 
 MOST = 1000

@@ -17,11 +17,11 @@ from autopoly.errors import DataError, Problem, RunError, plain_line
 from autopoly.execute import parts
 from autopoly.execute.shards import Poison, Shard
 from autopoly.geometry.boxes import problem_of
-from autopoly.jobs import part_rows, pictures
-from autopoly.jobs.component_boxes import boxes_of, join, predict_parts, rounded
-from autopoly.jobs.part_rows import Row, text_of
+from autopoly.jobs.conversion import part_rows, pictures
+from autopoly.jobs.conversion.component_boxes import boxes_of, join, predict_parts, rounded
+from autopoly.jobs.conversion.part_rows import Row, text_of
+from autopoly.jobs.conversion.work import Image, Prediction, Work
 from autopoly.jobs.source import choose
-from autopoly.jobs.work import Image, Prediction, Work
 from autopoly.types import FloatArray, Instance, Record
 
 GROUP_BOXES = 64

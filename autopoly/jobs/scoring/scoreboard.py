@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from autopoly.errors import DataError
 from autopoly.geometry import raster
-from autopoly.jobs.measuring import ImageResult, Row, ScoreOptions
+from autopoly.jobs.scoring.measuring import ImageResult, Row, ScoreOptions
 from autopoly.metrics.average_precision import ranking
 from autopoly.metrics.boundary import ELEMENT
 from autopoly.metrics.iou import category_means

@@ -13,10 +13,10 @@ from autopoly import images
 from autopoly.errors import RecipeError, plain_line
 from autopoly.execute import parts, shards
 from autopoly.execute.shards import Shard
-from autopoly.jobs import part_rows, placement, run_folder
-from autopoly.jobs.options import ConvertOptions
+from autopoly.jobs.conversion import part_rows, placement, run_folder
+from autopoly.jobs.conversion.options import ConvertOptions
+from autopoly.jobs.conversion.work import Network, siamanno
 from autopoly.jobs.source import Source, category_ids, digest, locate
-from autopoly.jobs.work import Network, siamanno
 from autopoly.storage import ObjectPath
 from autopoly.types import Dataset, Id
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopoly.errors import DataError
-from autopoly.jobs.objects import Target, can_be_opened, components, parts, region, target
-from autopoly.jobs.pairing import by_id, by_overlap
+from autopoly.jobs.scoring.objects import Target, can_be_opened, components, parts, region, target
+from autopoly.jobs.scoring.pairing import by_id, by_overlap
 from autopoly.metrics.average_precision import Overlaps, pairwise_iou
 from autopoly.metrics.boundary import MARGIN, boundary_f
 from autopoly.metrics.iou import iou
