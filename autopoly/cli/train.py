@@ -38,6 +38,14 @@ def train(
         float | None,
         typer.Option(metavar="SHARE", help="Share of each --train source's images held out too.  [default: 0.04]", rich_help_panel=DATA),
     ] = None,
+    shapes: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Share of what is learned from that is drawn: shapes with exact edges and the photos' textures.  [default: 0]",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     data: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the recipe's data is.", rich_help_panel=DATA)] = None,
     epochs: Annotated[
         float | None,
@@ -93,6 +101,7 @@ def train(
         "train": None if not sources else tuple(weighted(text) for text in sources),
         "val": None if not val else tuple(val),
         "held_out": held_out,
+        "shapes": shapes,
         "epochs": epochs,
         "minutes": minutes,
         "batch": batch,

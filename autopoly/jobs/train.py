@@ -33,6 +33,8 @@ __all__ = ["Report", "TrainOptions", "line_of", "run"]
 
 SHOWN = ("vertex", "mask", "iou_contour", "iou_mask", "val_contour", "val_mask", "miou_instances", "f_1px", "f_2px")
 """The numbers of a report that a line has room for."""
+DRAWN = 1500
+"""Drawn samples in the cache, where any are asked for: each is seen a few times."""
 Say = Callable[[str], None]
 
 
@@ -92,6 +94,7 @@ def line_of(report: Report) -> str:
 
 
 def _start(options: TrainOptions, say: Say) -> SiamAnno:
+    """Give the network to begin with; its answers will be for crops of the side that it learns last."""
     step = saved_step(options.out) if options.resume else None
     if options.init is not None:
         network = checkpoint.load_network(options.init).train()
@@ -99,19 +102,20 @@ def _start(options: TrainOptions, say: Say) -> SiamAnno:
     else:
         network = SiamAnno(NetworkConfig() if options.backbone is None else NetworkConfig(backbone=options.backbone), pretrained=True)
         start = f"ImageNet weights of {network.config.backbone}"
+    network.config = dataclasses.replace(network.config, crop_side=options.sides[-1][1])
     say(f"starts from {start}" if step is None else f"goes on from step {step:,} of {options.out}, begun from {start}")
     return network
 
 
 def _cached(options: TrainOptions, sources: list[Source]) -> Samples:
     """Build the cache in rank 0 and open it in the others; raise RunError where they do not see it."""
-    folder, config = options.out / "cache", CacheConfig()
-    samples = cached(sources, folder, config, options.held_out) if ranks.rank() == 0 else None
+    folder, config = options.out / "cache", CacheConfig.of(max(side for _, side in options.sides), DRAWN if options.shapes else 0)
+    samples = cached(sources, folder, config, options.held_out, options.shapes) if ranks.rank() == 0 else None
     ranks.wait()
     if samples is None:
         if not (folder / "index.json").is_file():
             raise RunError(f"{options.out}: not seen by every node; --out must be on storage that they share")
-        samples = Samples(folder, config, [source.weight for source in sources])
+        samples = Samples(folder, config, [source.weight for source in sources], options.shapes)
     return samples
 
 

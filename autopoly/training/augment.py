@@ -18,9 +18,9 @@ Pixels = NDArray[np.uint8]
 class AugmentConfig:
     """How strongly samples vary; probabilities unless a unit is given."""
 
-    jitter: float = 0.03
-    """Standard deviation of each box side's shift, in box sides."""
-    exact_box: float = 0.3
+    jitter: float = 0.08
+    """Largest standard deviation of each box side's shift, in box sides; a sample's own is drawn below it: users' boxes differ."""
+    exact_box: float = 0.35
     """Share of samples whose box is not jittered."""
     flip: float = 0.5
     quarter_turn: float = 0.25
@@ -52,7 +52,8 @@ def place(rng: np.random.Generator, config: AugmentConfig) -> Placement:
     """Draw a jittered box and an orientation."""
     box = np.array([0.0, 0.0, 1.0, 1.0])
     if rng.random() >= config.exact_box:
-        box = box + np.clip(rng.normal(0, config.jitter, 4), -2.5 * config.jitter, 2.5 * config.jitter)
+        deviation = rng.uniform(0, config.jitter)
+        box = box + np.clip(rng.normal(0, deviation, 4), -2.5 * deviation, 2.5 * deviation)
     turns = int(rng.integers(1, 4)) if rng.random() < config.quarter_turn else 0
     return Placement(box, bool(rng.random() < config.flip), turns)
 

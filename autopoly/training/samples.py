@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,15 +17,19 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from autopoly.config import NetworkConfig
 from autopoly.crops import OUTSIDE, cut, resample
 from autopoly.errors import DataError, Problem
 from autopoly.geometry import contours, matching, raster
 from autopoly.geometry.boxes import scale_xyxy
 from autopoly.geometry.polygons import bounds
 from autopoly.images import ImageProblem, read_rgb
-from autopoly.training import augment
+from autopoly.training import augment, shapes
 from autopoly.types import Dataset, FloatArray, Instance, Polygon, Record, Rle, is_truth, mask_source_of
 
+Row = tuple[int, bool, float, bool, int]
+"""Of a sample: number of its source, held out?, shorter box side (image px), whole instance?, record."""
+Write = Callable[[NDArray[np.uint8], NDArray[np.uint8], FloatArray], None]
 LeftOut = dict[str, tuple[int, str]]
 """What is not learned from: by code, how many, and the first, in words."""
 
@@ -43,6 +47,14 @@ class CacheConfig:
     """Points of the true ring that are kept."""
     smallest_side: float = 16.0
     """Instances with a shorter box side, image px, are left out."""
+    drawn: int = 0
+    """How many samples are drawn from the photos of the others (:mod:`autopoly.training.shapes`); they are never held out."""
+
+    @classmethod
+    def of(cls, largest: int, drawn: int = 0) -> CacheConfig:
+        """Keep crops as fine as those of side ``largest`` that are cut from them, and no finer."""
+        side = 4 * round(largest * cls().scale / NetworkConfig().search_scale / 4)
+        return cls(side=side, mask_side=side // 2, drawn=drawn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +77,9 @@ def held_out(name: str, image: str, share: float) -> bool:
     return int.from_bytes(digest[:4], "big") < share * 2**32
 
 
-def cached(sources: Sequence[Source], folder: Path, config: CacheConfig, share: float = 0.04) -> Samples:
-    """Open the cache in ``folder``, or build it. ``share`` of each source's images is held out.
+def cached(sources: Sequence[Source], folder: Path, config: CacheConfig, share: float = 0.04, shapes_share: float = 0.0) -> Samples:
+    """Open the cache in ``folder``, or build it. ``share`` of each source's images is held out; ``shapes_share`` of what is drawn to learn
+    from are the cache's drawn samples.
 
     Masks that autopoly predicted itself are no truth and not learned from. Raise DataError when there is nothing to learn from.
     """
@@ -75,29 +88,47 @@ def cached(sources: Sequence[Source], folder: Path, config: CacheConfig, share: 
     if index.is_file():
         known = json.loads(index.read_text())
         if known["described"] == described:
-            return Samples(folder, config, [source.weight for source in sources])
+            return Samples(folder, config, [source.weight for source in sources], shapes_share)
     folder.mkdir(parents=True, exist_ok=True)
     index.unlink(missing_ok=True)
     left_out: LeftOut = {}
-    rows: list[tuple[int, bool, float, bool, int]] = []
+    rows: list[Row] = []
     with (folder / "pixels.u8").open("wb") as pixels, (folder / "masks.u8").open("wb") as masks, (folder / "rings.f4").open("wb") as rings:
+
+        def write(pixel: NDArray[np.uint8], mask: NDArray[np.uint8], ring: FloatArray) -> None:
+            for file, array in ((pixels, pixel), (masks, mask), (rings, ring.astype(np.float32))):
+                file.write(array.tobytes())
+
         for number, source in enumerate(sources):
             for record in _records(source.dataset):
                 kept = source.held_out or held_out(source.name, record.file_name, share)
                 for pixel, mask, ring, short, whole in _samples(record, source.dataset.image_root, config, left_out):
-                    pixels.write(pixel.tobytes())
-                    masks.write(mask.tobytes())
-                    rings.write(ring.astype(np.float32).tobytes())
+                    write(pixel, mask, ring)
                     rows.append((number, kept, short, whole, record.ordinal))
-    if all(held for _, held, *_ in rows):
-        raise _nothing(sources, left_out, bool(rows))
+        learned = np.flatnonzero([not held for _, held, *_ in rows])
+        if not len(learned):
+            raise _nothing(sources, left_out, bool(rows))
+        pixels.flush()
+        rows += _draw(folder, len(sources), config, learned, write)
     table = np.array(rows, dtype=[("source", "i4"), ("held_out", "?"), ("short", "f4"), ("whole", "?"), ("record", "i8")])
     np.save(folder / "table.npy", table)
     temporary = index.with_suffix(".tmp")
     names = [source.name for source in sources]
     temporary.write_text(json.dumps({"described": described, "count": len(rows), "names": names, "left_out": left_out}))
     os.replace(temporary, index)
-    return Samples(folder, config, [source.weight for source in sources])
+    return Samples(folder, config, [source.weight for source in sources], shapes_share)
+
+
+def _draw(folder: Path, number: int, config: CacheConfig, learned: NDArray[np.intp], write: Write) -> list[Row]:
+    """Draw the cache's shapes with the textures of its photos at ``learned``, as a source of their own, ``number``."""
+    size = config.side
+    photos = np.memmap(folder / "pixels.u8", np.uint8, "r").reshape(-1, size, size, 3)
+    rng = np.random.default_rng(0)
+    for _ in range(config.drawn):
+        pixels, ring = shapes.drawn(photos, learned, size, config.scale, rng)
+        in_cache = ((ring - 0.5) / config.scale + 0.5) * size
+        write(pixels, _coverage((Polygon(in_cache),), config), contours.resample(ring, config.ring))
+    return [(number, False, size / config.scale, True, -1)] * config.drawn
 
 
 def _nothing(sources: Sequence[Source], left_out: LeftOut, held: bool) -> DataError:
@@ -201,12 +232,17 @@ def _sample(
     # The mask is drawn in the cached crop's own pixels, then averaged down: coverage, not a yes or no.
     moved = tuple(Polygon(crop.to_crop(p.exterior), tuple(crop.to_crop(hole) for hole in p.holes)) for p in polygons)
     try:
-        drawn = raster.fill(moved, (config.side, config.side)).astype(np.uint8) * 255
-        mask = cv2.resize(drawn, (config.mask_side, config.mask_side), interpolation=cv2.INTER_AREA)
+        mask = _coverage(moved, config)
         ring = contours.resample(contours.single_ring(polygons), config.ring)
     except DataError:
         return None
-    return crop.pixels, np.asarray(mask, dtype=np.uint8), (ring - box[:2]) / (box[2:] - box[:2])
+    return crop.pixels, mask, (ring - box[:2]) / (box[2:] - box[:2])
+
+
+def _coverage(polygons: tuple[Polygon, ...], config: CacheConfig) -> NDArray[np.uint8]:
+    """Fill polygons (px of the cached crop), averaged down to how much of each cell of the cached mask they cover (255 = all of it)."""
+    filled = raster.fill(polygons, (config.side, config.side)).astype(np.uint8) * 255
+    return np.asarray(cv2.resize(filled, (config.mask_side, config.mask_side), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -222,8 +258,8 @@ class Sample:
 class Samples:
     """The cache, by index. Opening it reads nothing but a table."""
 
-    def __init__(self, folder: Path, config: CacheConfig, weights: Sequence[float]) -> None:
-        self._opened = (folder, config, tuple(weights))
+    def __init__(self, folder: Path, config: CacheConfig, weights: Sequence[float], shapes_share: float = 0.0) -> None:
+        self._opened = (folder, config, tuple(weights), shapes_share)
         self.config = config
         self.table = np.load(folder / "table.npy")
         index = json.loads((folder / "index.json").read_text())
@@ -237,14 +273,16 @@ class Samples:
         self.train = np.flatnonzero(~self.table["held_out"])
         self.validation = np.flatnonzero(self.table["held_out"])
         source = self.table["source"][self.train]
-        self.sizes = sizes = np.bincount(source, minlength=len(weights)).astype(np.float64)
+        sizes = np.bincount(source, minlength=len(weights)).astype(np.float64)
+        self.sizes = sizes[: len(weights)]
         # A source counts by the square root of its size: the large ones must not drown the others.
-        share = np.sqrt(sizes) * np.asarray(weights)
-        share /= share.sum()
+        share = np.sqrt(self.sizes) * np.asarray(weights)
+        share *= (1 - shapes_share) / share.sum()
+        share = np.append(share, [shapes_share] * config.drawn)[: len(sizes)]
         cumulative = np.cumsum(share[source] / np.maximum(sizes[source], 1))
         self._cumulative = cumulative / cumulative[-1:]
 
-    def __reduce__(self) -> tuple[type[Samples], tuple[Path, CacheConfig, tuple[float, ...]]]:
+    def __reduce__(self) -> tuple[type[Samples], tuple[Path, CacheConfig, tuple[float, ...], float]]:
         # A loader process opens the cache itself; the arrays would travel as gigabytes.
         return Samples, self._opened
 

@@ -42,10 +42,9 @@ class State:
         self.scaler = torch.amp.GradScaler("cuda", enabled=scaled)
 
     def thaw(self) -> None:
-        """Train the whole backbone from now on."""
+        """Train the whole backbone from now on; parts of the network with a training of their own stay as they are."""
         self.thawed = True
-        for parameter in self.network.parameters():
-            parameter.requires_grad_(True)
+        self.network.backbone.requires_grad_(True)
 
     def learn(self, loss: Tensor, progress: float, config: TrainConfig) -> bool:
         """Take one step down the gradient of ``loss``; False, and no step, where the gradient is not finite."""
