@@ -28,7 +28,7 @@ from autopoly.geometry.boxes import problem_of
 from autopoly.images import ImageProblem, read_rgb
 from autopoly.jobs.score import open_annotations
 from autopoly.metrics.iou import iou
-from autopoly.training.samples import unusable
+from autopoly.training.cache import unusable
 from autopoly.types import Dataset, FloatArray, Instance, Polygon, Rle
 
 CLICKS = (0, 1, 2, 3, 5)

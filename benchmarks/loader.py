@@ -28,9 +28,10 @@ from autopoly.network import checkpoint
 from autopoly.network.siamanno import SiamAnno
 from autopoly.predict import choose_device
 from autopoly.training.batches import AHEAD, Stream, loader
+from autopoly.training.cache import CacheConfig, Source
 from autopoly.training.loop import step
 from autopoly.training.objective import dtype_of
-from autopoly.training.samples import CacheConfig, Samples, Source, cached
+from autopoly.training.samples import Samples, cached
 from autopoly.training.schedule import TrainConfig
 from autopoly.training.state import State
 

@@ -2,7 +2,7 @@
 
     python benchmarks/modes.py FOLDER... [--checkpoint C] [--whole NAME]... [--images N] [--json FILE]
 
-Every FOLDER is a dataset in COCO form that training may have learned from; measured are the images it holds out (``training.samples``,
+Every FOLDER is a dataset in COCO form that training may have learned from; measured are the images it holds out (``training.cache``,
 4 %), all images of a set named with --whole (davis where nothing is named). The population are instances whose box has a shorter side of
 at least 32 px; those whose true mask has several parts of 2 % and more stand beside those in one part. Numbers are means over instances, in
 percent, with 95 % bootstrap intervals over images; differences are paired: the same instances, the same draws. ``changed`` counts instances
@@ -28,7 +28,7 @@ from autopoly.jobs.score import ScoreOptions, open_annotations, score_tables
 from autopoly.jobs.scoring.scoreboard import Table
 from autopoly.metrics.summary import Measured, delta_intervals, intervals, means
 from autopoly.predict import PART_SHARE
-from autopoly.training.samples import held_out
+from autopoly.training.cache import held_out
 from autopoly.types import Dataset
 
 SHARE = 0.04

@@ -19,7 +19,8 @@ from autopoly.jobs.scoring.measuring import Row, measure
 from autopoly.network import checkpoint
 from autopoly.network.siamanno import SiamAnno
 from autopoly.predict import Annotator
-from autopoly.training.samples import Samples, Source, unusable
+from autopoly.training.cache import Source, unusable
+from autopoly.training.samples import Samples
 from autopoly.types import Instance, Record
 
 GROUP = 32

@@ -24,9 +24,10 @@ from autopoly.network import checkpoint
 from autopoly.network.siamanno import SiamAnno
 from autopoly.predict import choose_device
 from autopoly.training import ranks
+from autopoly.training.cache import CacheConfig, Source, said
 from autopoly.training.loop import Report, TrainConfig, log_line, train
 from autopoly.training.objective import dtype_of
-from autopoly.training.samples import CacheConfig, Samples, Source, cached, said
+from autopoly.training.samples import Samples, cached
 from autopoly.training.state import saved_step
 
 __all__ = ["Report", "TrainOptions", "line_of", "run"]

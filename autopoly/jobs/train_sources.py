@@ -10,7 +10,7 @@ from pathlib import Path
 from autopoly.jobs import source
 from autopoly.jobs.train_options import TrainOptions
 from autopoly.storage import ObjectPath
-from autopoly.training.samples import Source
+from autopoly.training.cache import Source
 
 
 def opened(options: TrainOptions) -> list[Source]:

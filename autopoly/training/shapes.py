@@ -7,6 +7,7 @@ its kind is any. Sizes are in the frame of a cached crop, whose box is the centr
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -104,9 +105,11 @@ def _placed(shape: FloatArray, rng: np.random.Generator) -> FloatArray:
 def _texture(photo: Pixels, size: int, rng: np.random.Generator) -> Pixels:
     part = int(rng.integers(photo.shape[0] // 6, photo.shape[0]))
     x, y = rng.integers(0, photo.shape[0] - part + 1, 2)
-    piece = cv2.resize(photo[y : y + part, x : x + part], (size, size), interpolation=cv2.INTER_LINEAR)
+    piece: Any = photo[y : y + part, x : x + part]  # OpenCV's stubs give any number type
     if rng.random() < 0.35:  # plain surfaces
-        piece = cv2.GaussianBlur(piece, (0, 0), size / rng.uniform(8, 40))
+        cells = int(rng.integers(2, 14))
+        piece = cv2.resize(piece, (cells, cells), interpolation=cv2.INTER_AREA)
+    piece = cv2.resize(piece, (size, size), interpolation=cv2.INTER_CUBIC)
     return np.asarray(piece, dtype=np.uint8)
 
 

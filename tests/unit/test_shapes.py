@@ -9,7 +9,8 @@ from autopoly.formats import coco
 from autopoly.geometry import contours, raster
 from autopoly.training import shapes
 from autopoly.training.augment import AugmentConfig
-from autopoly.training.samples import CacheConfig, Source, cached
+from autopoly.training.cache import CacheConfig, Source
+from autopoly.training.samples import cached
 from autopoly.types import Polygon
 
 SIDE, SCALE = 144, 1.8
@@ -63,7 +64,7 @@ def test_textures_come_from_the_chosen_photos_alone(photos):
 
 def test_drawn_samples_are_learned_from_in_their_share_and_never_held_out(ellipses, tmp_path):
     source = Source("ellipses", coco.read(ellipses))
-    samples = cached([source], tmp_path, CACHE, share=0.2, shapes_share=0.25)
+    samples = cached([source], tmp_path, CACHE, share=0.2, shapes=0.25)
     photos = cached([source], tmp_path / "without", dataclasses.replace(CACHE, drawn=0), share=0.2)
     assert len(samples.table) == len(photos.table) + 30
     assert samples.sizes.tolist() == photos.sizes.tolist()

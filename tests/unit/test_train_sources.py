@@ -14,7 +14,8 @@ from autopoly import formats
 from autopoly.errors import RecipeError
 from autopoly.jobs import train_sources
 from autopoly.jobs.train_options import TrainOptions
-from autopoly.training.samples import CacheConfig, Samples, Source, cached, said
+from autopoly.training.cache import CacheConfig, Source, said
+from autopoly.training.samples import Samples, cached
 
 CACHE = CacheConfig(side=64, mask_side=32, ring=64, smallest_side=4)
 SIZE = (60, 80)

@@ -17,7 +17,8 @@ from autopoly.formats import coco
 from autopoly.geometry import raster
 from autopoly.network.siamanno import Output, SiamAnno, box_contour
 from autopoly.training import augment, batches, loop, losses, objective, schedule
-from autopoly.training.samples import CacheConfig, Samples, Source, cached, held_out
+from autopoly.training.cache import CacheConfig, Source, held_out
+from autopoly.training.samples import Samples, cached
 from autopoly.types import Polygon
 
 SMALL = NetworkConfig(crop_side=64, width16=48, blocks16=1, width8=16, width4=16, head_width=16, vertices=32)

@@ -1,0 +1,240 @@
+"""From annotated pictures to a cache of crops that training reads. V ring points.
+
+Every instance becomes one sample (all its parts, the instance's box); an instance in several parts gives one more sample per part. The
+cache is a folder of memory-mapped arrays: decoding and warping happen once, an epoch only reads. What cannot be learned from is counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from autopoly.config import NetworkConfig
+from autopoly.crops import cut
+from autopoly.errors import DataError, Problem
+from autopoly.geometry import contours, raster
+from autopoly.geometry.polygons import bounds
+from autopoly.images import ImageProblem, read_rgb
+from autopoly.training import shapes
+from autopoly.types import Dataset, FloatArray, Instance, Polygon, Record, Rle, is_truth, mask_source_of
+
+Row = tuple[int, bool, float, bool, int]
+"""Of a sample: number of its source, held out?, shorter box side (image px), whole instance?, record."""
+Write = Callable[[NDArray[np.uint8], NDArray[np.uint8], FloatArray], None]
+LeftOut = dict[str, tuple[int, str]]
+"""What is not learned from: by code, how many, and the first, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheConfig:
+    """How samples are kept."""
+
+    scale: float = 1.8
+    """Side of a cached crop over the side of its box: the search scale with room for jitter."""
+    side: int = 288
+    """Cached crop, px."""
+    mask_side: int = 144
+    ring: int = 256
+    """Points of the true ring that are kept."""
+    smallest_side: float = 16.0
+    """Instances with a shorter box side, image px, are left out."""
+    drawn: int = 0
+    """How many samples are drawn from the photos of the others (:mod:`autopoly.training.shapes`); they are never held out."""
+
+    @classmethod
+    def of(cls, largest: int, drawn: int = 0) -> CacheConfig:
+        """Keep crops as fine as those of side ``largest`` that are cut from them, and no finer."""
+        side = 4 * round(largest * cls().scale / NetworkConfig().search_scale / 4)
+        return cls(side=side, mask_side=side // 2, drawn=drawn)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One annotated dataset, how often it is drawn relative to the square root of its size, and whether it is held out whole.
+
+    ``content`` stands for what is in its files: with another one the cache is built anew.
+    """
+
+    name: str
+    dataset: Dataset
+    weight: float = 1.0
+    held_out: bool = False
+    content: str = ""
+
+
+def held_out(name: str, image: str, share: float) -> bool:
+    """Decide by a hash of the source and image alone whether an image is kept for validation."""
+    digest = hashlib.sha256(f"{name}/{image}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") < share * 2**32
+
+
+def build(sources: Sequence[Source], folder: Path, config: CacheConfig, share: float) -> None:
+    """Build the cache in ``folder`` if it is not there, or of other sources. ``share`` of each source's images is held out.
+
+    Masks that autopoly predicted itself are no truth and not learned from. Raise DataError when there is nothing to learn from.
+    """
+    described = {"config": asdict(config), "share": share, "sources": [_describe(source) for source in sources]}
+    index = folder / "index.json"
+    if index.is_file() and json.loads(index.read_text())["described"] == described:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    index.unlink(missing_ok=True)
+    left_out: LeftOut = {}
+    rows: list[Row] = []
+    with (folder / "pixels.u8").open("wb") as pixels, (folder / "masks.u8").open("wb") as masks, (folder / "rings.f4").open("wb") as rings:
+
+        def write(pixel: NDArray[np.uint8], mask: NDArray[np.uint8], ring: FloatArray) -> None:
+            for file, array in ((pixels, pixel), (masks, mask), (rings, ring.astype(np.float32))):
+                file.write(array.tobytes())
+
+        for number, source in enumerate(sources):
+            for record in _records(source.dataset):
+                kept = source.held_out or held_out(source.name, record.file_name, share)
+                for pixel, mask, ring, short, whole in _samples(record, source.dataset.image_root, config, left_out):
+                    write(pixel, mask, ring)
+                    rows.append((number, kept, short, whole, record.ordinal))
+        learned = np.flatnonzero([not held for _, held, *_ in rows])
+        if not len(learned):
+            raise _nothing(sources, left_out, bool(rows))
+        pixels.flush()
+        rows += _draw(folder, len(sources), config, learned, write)
+    table = np.array(rows, dtype=[("source", "i4"), ("held_out", "?"), ("short", "f4"), ("whole", "?"), ("record", "i8")])
+    np.save(folder / "table.npy", table)
+    temporary = index.with_suffix(".tmp")
+    names = [source.name for source in sources]
+    temporary.write_text(json.dumps({"described": described, "count": len(rows), "names": names, "left_out": left_out}))
+    os.replace(temporary, index)
+
+
+def _draw(folder: Path, number: int, config: CacheConfig, learned: NDArray[np.intp], write: Write) -> list[Row]:
+    """Draw the cache's shapes with the textures of its photos at ``learned``, as a source of their own, ``number``."""
+    size = config.side
+    photos = np.memmap(folder / "pixels.u8", np.uint8, "r").reshape(-1, size, size, 3)
+    rng = np.random.default_rng(0)
+    for _ in range(config.drawn):
+        pixels, ring = shapes.drawn(photos, learned, size, config.scale, rng)
+        in_cache = ((ring - 0.5) / config.scale + 0.5) * size
+        write(pixels, _coverage((Polygon(in_cache),), config), contours.resample(ring, config.ring))
+    return [(number, False, size / config.scale, True, -1)] * config.drawn
+
+
+def _nothing(sources: Sequence[Source], left_out: LeftOut, held: bool) -> DataError:
+    names = ", ".join(source.name for source in sources)
+    if held:
+        return DataError(f"{names}: every image with masks is held out, so there is nothing to learn from; add images, or hold out fewer")
+    if left_out.keys() - {"no_mask", "crowd"}:
+        return DataError(f"{names}: no instance with a mask can be learned from: {said(left_out)}")
+    return DataError(f"{names}: no instance has a mask, so there is nothing to learn from; training needs polygons or RLE masks")
+
+
+def said(left_out: LeftOut) -> str:
+    """Say in one line how many instances (or pictures) were left out, by code, with the first of each; nothing for none."""
+    return "; ".join(f"{count:,} {code}" + (f" (the first: {first})" if first else "") for code, (count, first) in sorted(left_out.items()))
+
+
+def unusable(instance: Instance) -> Problem | None:
+    """Say why an instance cannot be learned from or measured against, None where it can."""
+    if instance.crowd:
+        return Problem("crowd", "")
+    if not is_truth(instance):
+        predicted = mask_source_of(instance) == "predicted" and bool(instance.mask)
+        return Problem("predicted_mask", f"annotation {instance.instance_id}") if predicted else Problem("no_mask", "")
+    return instance.problem
+
+
+def _count(left_out: LeftOut, problem: Problem) -> None:
+    count, first = left_out.get(problem.code, (0, problem.message))
+    left_out[problem.code] = count + 1, first
+
+
+def _describe(source: Source) -> dict[str, object]:
+    counts = np.asarray(source.dataset.counts)
+    return {
+        "name": source.name,
+        "content": source.content,
+        "held_out": source.held_out,
+        "counts": hashlib.sha256(counts.astype(np.int64).tobytes()).hexdigest()[:16],
+        "root": os.path.abspath(source.dataset.image_root),
+    }
+
+
+def _records(dataset: Dataset) -> Iterator[Record]:
+    for index in np.flatnonzero(np.asarray(dataset.counts) > 0):
+        yield dataset.record(int(index))
+
+
+def _samples(
+    record: Record, root: str, config: CacheConfig, left_out: LeftOut
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8], FloatArray, float, bool]]:
+    """Give (crop, mask, ring in box units, shorter box side, whole instance?) for each usable instance and part of a record."""
+    usable = []
+    for instance in record.instances:
+        problem = unusable(instance)
+        if problem is None:
+            usable.append(instance)
+        else:
+            _count(left_out, problem)
+    if not usable:
+        return
+    try:
+        image = read_rgb(record, root)
+    except ImageProblem as error:
+        _count(left_out, error.problem)
+        return
+    size = (image.shape[0], image.shape[1])
+    for instance in usable:
+        parts = _parts(instance, size)
+        samples = [(instance.box, parts, True)]
+        if len(parts) > 1:
+            samples += [(bounds((part,)), (part,), False) for part in parts]
+        for box, polygons, whole in samples:
+            short = float(min(box[2] - box[0], box[3] - box[1]))
+            if polygons and not short >= config.smallest_side:
+                if whole:
+                    _count(left_out, Problem("too_small", f"annotation {instance.instance_id}: a side under {config.smallest_side:g} px"))
+                continue
+            made = _sample(image, box, polygons, config) if polygons else None
+            if made is not None:
+                yield (*made, short, whole)
+            elif whole:
+                _count(left_out, Problem("mask_unusable", f"annotation {instance.instance_id} of {record.file_name}"))
+
+
+def _parts(instance: Instance, size: tuple[int, int]) -> tuple[Polygon, ...]:
+    mask = instance.mask
+    if not isinstance(mask, Rle):
+        return tuple(polygon for polygon in mask or () if len(polygon.exterior) >= 3 and abs(contours.signed_area(polygon.exterior)) >= 4)
+    if tuple(mask.size) != size:
+        return ()
+    traced = contours.trace_mask(raster.decode(mask))
+    areas = [abs(contours.signed_area(polygon.exterior)) for polygon in traced]
+    # Specks of a pixel-wise mask are noise, not parts.
+    return tuple(polygon for polygon, area in zip(traced, areas, strict=True) if area >= max(4.0, 0.002 * sum(areas)))
+
+
+def _sample(
+    image: NDArray[np.uint8], box: FloatArray, polygons: tuple[Polygon, ...], config: CacheConfig
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], FloatArray] | None:
+    crop = cut(image, box, config.scale, config.side)
+    # The mask is drawn in the cached crop's own pixels, then averaged down: coverage, not a yes or no.
+    moved = tuple(Polygon(crop.to_crop(p.exterior), tuple(crop.to_crop(hole) for hole in p.holes)) for p in polygons)
+    try:
+        mask = _coverage(moved, config)
+        ring = contours.resample(contours.single_ring(polygons), config.ring)
+    except DataError:
+        return None
+    return crop.pixels, mask, (ring - box[:2]) / (box[2:] - box[:2])
+
+
+def _coverage(polygons: tuple[Polygon, ...], config: CacheConfig) -> NDArray[np.uint8]:
+    """Fill polygons (px of the cached crop), averaged down to how much of each cell of the cached mask they cover (255 = all of it)."""
+    filled = raster.fill(polygons, (config.side, config.side)).astype(np.uint8) * 255
+    return np.asarray(cv2.resize(filled, (config.mask_side, config.mask_side), interpolation=cv2.INTER_AREA), dtype=np.uint8)
