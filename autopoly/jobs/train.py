@@ -77,7 +77,12 @@ def _run(options: TrainOptions, device: str, tell: Callable[[Report], None], say
             "autopoly": autopoly.__version__,
             "torch": torch.__version__,
             "machine": f"{platform.machine()}, {torch.get_num_threads()} CPU threads, device {device}, {dtype}, {ranks.world()} processes",
-            "trained_on": {source.name: int(count) for source, count in zip(sources, samples.sizes, strict=True)},
+            "trained_on": {
+                source.name: {"samples": int(count), "weight": source.weight, "annotations": source.annotations}
+                for source, count in zip(sources, samples.sizes, strict=True)
+                if not source.held_out
+            },
+            "shapes": options.shapes,
             "held_out": [source.name for source in sources if source.held_out],
             "minutes": round((time.time() - begun) / 60, 1),
             "training": dataclasses.asdict(config),

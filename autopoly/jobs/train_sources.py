@@ -30,15 +30,16 @@ def _open(path: Path, name: str, weight: float, held: bool, out: Path) -> Source
         # Its labels are boxes alone: the masks beside them are what there is to learn.
         found = source.locate(path, "kitti_instances", None, None)
     dataset = found.open()
-    return Source(name, dataset, weight, held, _content(found.path, dataset.image_root, out))
+    annotations = source.digest(found.path, out)
+    return Source(name, dataset, weight, held, annotations, _content(found.path, dataset.image_root, annotations, out))
 
 
-def _content(path: Path, images: str, out: Path) -> str:
-    """Hash a source: annotation files by their bytes, all other files (pictures, and masks that are pictures) by name, size and time.
+def _content(path: Path, images: str, annotations: str, out: Path) -> str:
+    """Hash a source: annotation files by their hash, all other files (pictures, and masks that are pictures) by name, size and time.
 
     Pictures beside a single annotation file count where they have a folder of their own.
     """
-    state = hashlib.blake2b(source.digest(path, out).encode(), digest_size=16)
+    state = hashlib.blake2b(annotations.encode(), digest_size=16)
     if isinstance(path, ObjectPath) or "://" in images:
         return state.hexdigest()
     root = Path(os.path.realpath(images))

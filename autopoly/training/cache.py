@@ -60,13 +60,14 @@ class CacheConfig:
 class Source:
     """One annotated dataset, how often it is drawn relative to the square root of its size, and whether it is held out whole.
 
-    ``content`` stands for what is in its files: with another one the cache is built anew.
+    ``annotations`` is the hash of its annotation files; ``content`` stands for all its files: with another one the cache is built anew.
     """
 
     name: str
     dataset: Dataset
     weight: float = 1.0
     held_out: bool = False
+    annotations: str = ""
     content: str = ""
 
 

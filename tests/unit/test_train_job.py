@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,9 @@ def test_it_leaves_a_checkpoint_that_predicts(trained: Trained) -> None:
     options, told, _ = trained
     folder = options.out / "checkpoint"
     about = json.loads((folder / "config.json").read_text())["about"]
-    assert about["trained_on"]["ellipses"] > 30
+    assert about["trained_on"].keys() == {"ellipses"}
+    assert about["trained_on"]["ellipses"]["samples"] > 30
+    assert re.fullmatch("[0-9a-f]{32}", about["trained_on"]["ellipses"]["annotations"])
     assert told[-1].progress == 1.0
     polygons, quality = predict.load(folder, device="cpu").polygons(np.zeros((100, 100, 3), np.uint8), [[10, 10, 60, 60]])
     assert len(polygons) == len(quality) == 1
