@@ -1,8 +1,7 @@
 """Cut the square that the network sees out of a picture. S crop side, H W rows and columns, V points.
 
 Two frames meet here and nowhere else: image px and crop px. The search region (the box scaled by s about its centre) is *warped* to a
-square, so
-the box is always the central square of the crop, whatever its aspect. The paper is silent on this.
+square, so the box is always the central square of the crop, whatever its aspect. The paper is silent on this.
 """
 
 from __future__ import annotations

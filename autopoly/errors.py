@@ -1,8 +1,7 @@
 """Errors a user can cause, and the failures a run counts.
 
 Only :class:`AutopolyError` is caught by the command line: it becomes one line and exit code 2. Anything else is a bug and keeps its
-traceback.
-A :class:`Failure` is not an exception: it is a row of ``failures.parquet``, and the run goes on.
+traceback. A :class:`Failure` is not an exception: it is a row of ``failures.parquet``, and the run goes on.
 """
 
 from __future__ import annotations

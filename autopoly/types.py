@@ -79,8 +79,8 @@ class Record:
     """An image with its instances.
 
     ``ordinal`` is the position in :class:`Dataset`. ``file_name`` is as in the source, relative to the image root. ``data`` holds the
-    encoded
-    picture where the source embeds it (Parquet), else None. ``listed`` is False for annotations whose image the source does not list.
+    encoded picture where the source embeds it (Parquet), else None. ``listed`` is False for annotations whose image the source does not
+    list.
     """
 
     ordinal: int

@@ -53,8 +53,8 @@ def locate(path: Path, format_name: str | None, images: Path | None, bbox_format
 def digest(path: Path, out: Path) -> str:
     """Hash the annotations of a source: the file itself, or every annotation file under the folder, by name and content.
 
-    A run folder ``out`` inside the source does not count.
-    Files beyond 1 GiB count by size, time of change, and their first and last MiB. Pictures do not count.
+    A run folder ``out`` inside the source does not count. Files beyond 1 GiB count by size, time of change, and their first and last MiB.
+    Pictures do not count.
     """
     if path.is_file():
         return _file_mark(path)

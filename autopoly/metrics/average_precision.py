@@ -53,8 +53,8 @@ def pairwise_iou(
 ) -> tuple[NDArray[np.int64], FloatArray]:
     """Give pairs (P, 2) of prediction and truth index with IoU >= ``at_least`` (> 0), and their IoU (P,).
 
-    They are in the order of predictions, then truths.
-    All masks have one size. For a ``crowd`` truth the value is intersection over the prediction's area, as COCO has it. Memory is bounded.
+    They are in the order of predictions, then truths. All masks have one size. For a ``crowd`` truth the value is intersection over the
+    prediction's area, as COCO has it. Memory is bounded.
     """
     pairs, values = [np.zeros((0, 2), np.int64)], [np.zeros(0)]
     if predictions and truths:

@@ -80,8 +80,7 @@ class ContourHead(nn.Module):
         """Give the contour after each refinement.
 
         ``fused`` (B, C, H, W), ``mask`` and ``boundary`` logits (B, 1, H, W), ``initial`` (B, K, 2) in crop sides, ``fixed`` (B, K) bool:
-        vertices
-        that a user holds and that do not move. The result is a list of (B, K, 2), in crop sides.
+        vertices that a user holds and that do not move. The result is a list of (B, K, 2), in crop sides.
         """
         modulation = torch.sigmoid(self.modulate(torch.cat([fused, boundary], dim=1)))
         fused = fused.float()  # once: bf16 bilinear weights are too coarse

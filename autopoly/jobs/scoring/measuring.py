@@ -86,8 +86,8 @@ def measure(
 ) -> ImageResult:
     """Measure image ``number`` of ``size`` (height, width) with its ``predicted`` instances.
 
-    ``absent`` is the reason given for truths without one.
-    Crowd regions, and truths whose mask is missing or unusable, are neither measured nor held against a prediction.
+    ``absent`` is the reason given for truths without one. Crowd regions, and truths whose mask is missing or unusable, are neither measured
+    nor held against a prediction.
     """
     judged, unusable = _targets([one if is_truth(one) else None for one in truth.instances], size)
     causes = [(one, "truth_is_predicted" if one.mask else "truth_without_mask") for one in truth.instances]
