@@ -28,6 +28,8 @@ class NetworkConfig:
     """Channels of the fused map at stride 8."""
     width4: int = 64
     """Channels of the fused map at stride 4."""
+    detail: int = 64
+    """Channels of the trained branch that sees the crop itself at stride 4, where the backbone is frozen; 0 = none (paper)."""
     head_width: int = 128
     """Channels of the circular convolutions."""
     head_radius: int = 4
@@ -35,3 +37,5 @@ class NetworkConfig:
     head_dilations: tuple[int, ...] = (1, 2, 4, 4)
     steps: tuple[float, ...] = (0.5, 0.2, 0.1)
     """Largest offset of each refinement, in crop sides (times tanh)."""
+    edge_width: int = 0
+    """Channels of the edge pass, which moves a finished outline onto the edge in the picture; 0 = none (paper)."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +20,16 @@ from autopoly.geometry.contours import clockwise, trace_field
 from autopoly.geometry.matching import match
 from autopoly.geometry.polygons import clean, to_shapely
 from autopoly.network.checkpoint import fingerprint, load_network, resolve
+from autopoly.network.edge import offset
 from autopoly.network.siamanno import SiamAnno, box_contour
+from autopoly.sharpen import Look, is_large, sharpened
 from autopoly.types import FloatArray, Polygon
 
 BATCH = 32
 SMALLEST_BATCH = 8
 """Smaller batches are padded: matrix products of one or two rows take another path, whose last bits differ."""
+STRIPS = 128
+"""Strips of one pass over the edges."""
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "_STATUS_ALLOC_FAILED")
 """How torch's allocators for the processor and for Apple GPUs, and NVIDIA's libraries, say it in a plain RuntimeError."""
 
@@ -48,8 +52,17 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Outline:
+    """One of the two answers for a box, image px, neither clipped nor cleaned; its estimated IoU; the crop's mask logits (S/2, S/2)."""
+
+    polygons: tuple[Polygon, ...]
+    quality: float
+    mask_logits: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Answer:
-    """What the network said about one crop: contour (K, 2) crop px, mask logits (S/4, S/4), quality of contour and mask outline (2,)."""
+    """What the network said about one crop: contour (K, 2) crop px, mask logits (S/2, S/2), quality of contour and mask outline (2,)."""
 
     contour: NDArray[np.float32]
     mask: NDArray[np.float32]
@@ -79,11 +92,27 @@ class Annotator:
 
         Of the contour and the mask's outline, the one of higher estimated IoU is given; the outline may have several parts and holes.
         """
+        return [
+            [self._prediction(both, (image.shape[0], image.shape[1])) for both in outlines]
+            for (image, _), outlines in zip(items, self.outlines(items), strict=True)
+        ]
+
+    def outlines(self, items: Sequence[tuple[Image, FloatArray]]) -> list[list[tuple[Outline, Outline]]]:
+        """Give, for each box as :meth:`predict` takes them, the contour and the mask's outline, that of higher estimated IoU first.
+
+        That first one of a large box lies on the picture's own edges where the checkpoint has an edge pass.
+        """
         crops = [(number, crop) for number, (image, boxes) in enumerate(items) for crop in self._crops(image, boxes)]
-        found: list[list[Prediction]] = [[] for _ in items]
-        for (number, crop), answer in zip(crops, self._answers([crop for _, crop in crops]), strict=True):
-            image = items[number][0]
-            found[number].append(self._polygons(crop, answer, (image.shape[0], image.shape[1])))
+        answers = self._answers([crop for _, crop in crops])
+        pairs = [self._outlines(crop, answer) for (_, crop), answer in zip(crops, answers, strict=True)]
+        places = [(number, box) for number, (_, boxes) in enumerate(items) for box in boxes]
+        large = [at for at, (_, box) in enumerate(places) if self.network.edge is not None and is_large(box)]
+        looks = [Look(items[places[at][0]][0], places[at][1], pairs[at][0].polygons, pairs[at][0].mask_logits) for at in large]
+        for at, polygons in zip(large, sharpened(looks, self.network.config.search_scale, self._offsets), strict=True):
+            pairs[at] = (replace(pairs[at][0], polygons=polygons), pairs[at][1])
+        found: list[list[tuple[Outline, Outline]]] = [[] for _ in items]
+        for (number, _), pair in zip(places, pairs, strict=True):
+            found[number].append(pair)
         return found
 
     def contours(self, image: Image, boxes: ArrayLike) -> tuple[FloatArray, FloatArray]:
@@ -171,17 +200,30 @@ class Annotator:
         qualities = torch.sigmoid(output.quality_logits.float()).cpu().numpy()
         return [_Answer(contours[i], masks[i], qualities[i]) for i in range(count)]
 
-    def _polygons(self, crop: Crop, answer: _Answer, size: tuple[int, int]) -> Prediction:
+    def _outlines(self, crop: Crop, answer: _Answer) -> tuple[Outline, Outline]:
         contour = (Polygon(crop.to_image(answer.contour)),)
         outline = tuple(
             Polygon(crop.to_image(polygon.exterior), tuple(crop.to_image(hole) for hole in polygon.holes))
             for polygon in trace_field(answer.mask, 0.0, self.network.config.crop_side / answer.mask.shape[0])
         )
-        by_contour = bool(answer.quality[0] >= answer.quality[1])
-        for candidate, quality in ((contour, answer.quality[0]), (outline, answer.quality[1]))[:: 1 if by_contour else -1]:
-            polygons = clean(candidate, size, self.tolerance)
+        both = (Outline(contour, float(answer.quality[0]), answer.mask), Outline(outline, float(answer.quality[1]), answer.mask))
+        return both if both[0].quality >= both[1].quality else (both[1], both[0])
+
+    @torch.inference_mode()
+    def _offsets(self, seen: NDArray[np.uint8]) -> FloatArray:
+        assert self.network.edge is not None
+        found = []
+        for start in range(0, len(seen), STRIPS):
+            part = torch.from_numpy(seen[start : start + STRIPS]).to(self.device)
+            with self._busy, torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                found.append(offset(torch.sigmoid(self.network.edge(part))).cpu().numpy())
+        return np.concatenate(found).astype(np.float64)
+
+    def _prediction(self, both: tuple[Outline, Outline], size: tuple[int, int]) -> Prediction:
+        for one in both:
+            polygons = clean(one.polygons, size, self.tolerance)
             if polygons:
-                return Prediction(polygons, float(quality), self._parts(candidate, size))
+                return Prediction(polygons, one.quality, self._parts(one.polygons, size))
         return Prediction((), 0.0)
 
     def _parts(self, outline: Sequence[Polygon], size: tuple[int, int]) -> tuple[Polygon, ...]:
@@ -206,8 +248,7 @@ def load(checkpoint: str | Path | None = None, device: str = "auto", tolerance: 
     """Load a checkpoint: a name in checkpoints/, a folder, or None for the shipped default.
 
     ``device`` is auto, cpu, cuda or mps; ``threads`` bounds the CPU threads of this process. Raise CheckpointError, or DataError for a
-    device that
-    is not there.
+    device that is not there.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -239,4 +280,4 @@ def _fast_dtype(device: torch.device) -> torch.dtype:
     return torch.float32
 
 
-__all__ = ["Annotator", "Prediction", "choose_device", "fingerprint", "load", "resolve"]
+__all__ = ["Annotator", "Outline", "Prediction", "choose_device", "fingerprint", "load", "resolve"]

@@ -157,7 +157,10 @@ def shares(path: Path, boxes: int = 96) -> dict[str, float]:
     for start in range(0, len(crops), 32):
         part = [crop for crop, _ in crops[start : start + 32]]
         answers += timed("network", lambda part=part: annotator._batch(part, None, None))
-    made = timed("geometry", lambda: [annotator._polygons(crop, one, size) for (crop, size), one in zip(crops, answers, strict=True)])
+    made = timed(
+        "geometry",
+        lambda: [annotator._prediction(annotator._outlines(crop, one), size) for (crop, size), one in zip(crops, answers, strict=True)],
+    )
     rows = [
         Row(0, n, "1", str(n), "one.jpg", size, "predicted", one.quality, one.polygons)
         for n, (one, (_, size)) in enumerate(zip(made, crops, strict=True))

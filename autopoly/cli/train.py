@@ -54,6 +54,14 @@ def train(
     minutes: Annotated[
         float | None, typer.Option(metavar="M", help="How long to train, instead of --epochs.", rich_help_panel=LEARNING)
     ] = None,
+    edge_steps: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="After it: steps of the pass that moves outlines of large objects onto edges; 800 are enough.  [default: 0]",
+            rich_help_panel=LEARNING,
+        ),
+    ] = None,
     batch: Annotated[
         int | None, typer.Option(metavar="N", help="Samples of a step, over all processes.  [default: 32]", rich_help_panel=LEARNING)
     ] = None,
@@ -104,6 +112,7 @@ def train(
         "shapes": shapes,
         "epochs": epochs,
         "minutes": minutes,
+        "edge_steps": edge_steps,
         "batch": batch,
         "rate": rate,
         "warmup": warmup,

@@ -68,13 +68,16 @@ class HeldOut:
         shown, rows = self._results(network)
         if not rows:
             return {}
-        values = np.array([(row.iou, row.f_1px, row.f_2px) for row in rows]).mean(axis=0).tolist()
-        numbers = dict(zip(("miou_instances", "f_1px", "f_2px"), values, strict=True))
+        numbers = _means(rows)
         best = self.best()
         if best is None or numbers["miou_instances"] > best["miou_instances"]:
             checkpoint.save(network, self._out / BEST, {"step": step, "held_out": self._key, **numbers})
             self._shown = shown
         return numbers
+
+    def measure(self, network: SiamAnno) -> dict[str, float]:
+        """Give the numbers of :meth:`check` and keep nothing; all zero without held-out images."""
+        return _means(self._results(network)[1])
 
     def best(self) -> dict[str, Any] | None:
         """Give the step and the numbers of the best so far, None where there is none on these held-out images."""
@@ -143,3 +146,8 @@ class HeldOut:
                 group = []
         if group:
             yield group
+
+
+def _means(rows: Sequence[Row]) -> dict[str, float]:
+    values = np.array([(row.iou, row.f_1px, row.f_2px) for row in rows]).reshape(-1, 3)
+    return dict(zip(("miou_instances", "f_1px", "f_2px"), (values.sum(axis=0) / max(len(rows), 1)).tolist(), strict=True))

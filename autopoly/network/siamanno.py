@@ -8,10 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autopoly.config import NetworkConfig
 from autopoly.network.backbone import Backbone
+from autopoly.network.edge import EdgePass
 from autopoly.network.fusion import Fusion
 from autopoly.network.head import ContourHead, sample
 
@@ -20,8 +22,9 @@ from autopoly.network.head import ContourHead, sample
 class Output:
     """What the network says about B crops.
 
-    ``contours`` has one (B, K, 2) in crop px per refinement, the last is the result. ``mask_logits`` and ``boundary_logits`` are
-    (B, 1, S/4, S/4). ``quality_logits`` (B, 2): the estimated IoU of the contour and of the mask's outline, before the sigmoid.
+    ``contours`` has one (B, K, 2) in crop px per refinement, the last is the result. ``mask_logits`` are (B, 1, S/2, S/2),
+    ``boundary_logits`` (B, 1, S/4, S/4). ``quality_logits`` (B, 2): the estimated IoU of the contour and of the mask's outline, before the
+    sigmoid.
     """
 
     contours: tuple[Tensor, ...]
@@ -77,23 +80,26 @@ class SiamAnno(nn.Module):
         self.backbone = Backbone(config.backbone, pretrained)
         self.fusion = Fusion(self.backbone.channels, config)
         self.boundary = nn.Conv2d(config.width4, 1, 3, padding=1)
-        self.mask = nn.Conv2d(config.width4, 1, 3, padding=1)
+        self.mask = nn.Conv2d(config.width4, 4, 3, padding=1)  # the four quarters of a cell
         self.head = ContourHead(config)
         self.quality = Quality(config)
+        # Apart from the rest: it works on outlines, at the picture's own resolution, and learns when all else is done.
+        self.edge = EdgePass(config.edge_width) if config.edge_width else None
 
     def forward(self, crops: Tensor, initial: Tensor, fixed: Tensor | None = None) -> Output:
         """Predict the contours of B crops.
 
-        ``crops`` (B, 3, S, S) RGB in [0, 255], S a multiple of 32; ``initial`` (B, K, 2) crop px, usually the box's own contour;
-        ``fixed`` (B, K)
-        bool: vertices that stay where ``initial`` has them.
+        ``crops`` (B, 3, S, S) RGB in [0, 255], S a multiple of 32; ``initial`` (B, K, 2) crop px, usually the box's own contour; ``fixed``
+        (B, K) bool: vertices that stay where ``initial`` has them.
         """
         side = crops.shape[-1]
-        coarse, fused = self.fusion(self.backbone(crops))
-        mask, boundary = self.mask(fused), self.boundary(fused)  # (B, 1, S/4, S/4)
+        normal = self.backbone.normalize(crops)
+        coarse, fused = self.fusion(normal, self.backbone(normal))
+        fine = F.pixel_shuffle(self.mask(fused), 2)  # (B, 1, S/2, S/2)
+        mask, boundary = F.avg_pool2d(fine, 2), self.boundary(fused)  # (B, 1, S/4, S/4)
         contours = self.head(fused, mask, boundary, initial.float() / side, fixed)
         quality = self.quality(coarse, fused, mask, boundary, contours)
-        return Output(tuple(contour * side for contour in contours), mask.float(), boundary.float(), quality)
+        return Output(tuple(contour * side for contour in contours), fine.float(), boundary.float(), quality)
 
 
 def box_contour(side: int, search_scale: float, count: int, batch: int = 1, device: torch.device | str = "cpu") -> Tensor:

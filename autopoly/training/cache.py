@@ -192,7 +192,7 @@ def _samples(
         return
     size = (image.shape[0], image.shape[1])
     for instance in usable:
-        parts = _parts(instance, size)
+        parts = parts_of(instance, size)
         samples = [(instance.box, parts, True)]
         if len(parts) > 1:
             samples += [(bounds((part,)), (part,), False) for part in parts]
@@ -209,7 +209,8 @@ def _samples(
                 _count(left_out, Problem("mask_unusable", f"annotation {instance.instance_id} of {record.file_name}"))
 
 
-def _parts(instance: Instance, size: tuple[int, int]) -> tuple[Polygon, ...]:
+def parts_of(instance: Instance, size: tuple[int, int]) -> tuple[Polygon, ...]:
+    """Give the polygons of an instance's mask in an image of ``size`` (height, width), specks left out; () where there is none to use."""
     mask = instance.mask
     if not isinstance(mask, Rle):
         return tuple(polygon for polygon in mask or () if len(polygon.exterior) >= 3 and abs(contours.signed_area(polygon.exterior)) >= 4)

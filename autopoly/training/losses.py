@@ -26,8 +26,8 @@ class LossConfig:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Targets:
-    """Truth of B crops: ``contour`` (B, K, 2) matched vertices in crop px, ``mask`` (B, S/2, S/2) coverage in [0, 1], ``box_side`` in
-    crop px.
+    """Truth of B crops: ``contour`` (B, K, 2) matched vertices in crop px, ``mask`` (B, S/2, S/2) coverage in [0, 1], ``box_side`` in crop
+    px.
 
     ``held`` (B, K) bool: vertices that were given, which no loss counts.
     """
@@ -68,7 +68,7 @@ def total(output: Output, targets: Targets, iou: Tensor, config: LossConfig) -> 
     parts = {
         "vertex": vertex,
         "boundary": dice(output.boundary_logits, boundary_of(coarse)),
-        "mask": F.binary_cross_entropy_with_logits(output.mask_logits, coarse) + dice(output.mask_logits, coarse),
+        "mask": F.binary_cross_entropy_with_logits(output.mask_logits, fine) + dice(output.mask_logits, fine),
         "quality": F.binary_cross_entropy_with_logits(output.quality_logits.float(), iou),
     }
     loss = config.vertex * parts["vertex"] + parts["boundary"] + config.mask * parts["mask"] + config.quality * parts["quality"]

@@ -12,7 +12,8 @@ from torch import nn
 from autopoly.config import NetworkConfig
 from autopoly.errors import CheckpointError
 from autopoly.network import checkpoint
-from autopoly.network.backbone import Backbone, DepthwiseConv2d, fold_batch_norm
+from autopoly.network.backbone import Backbone, fold_batch_norm
+from autopoly.network.convolution import FastConv2d, use_fast_convolutions
 from autopoly.network.correlation import pixelwise_correlation, target_features
 from autopoly.network.fusion import _double
 from autopoly.network.head import CircularConv, sample, vertex_features
@@ -133,7 +134,7 @@ def test_same_weights_run_at_every_crop_side(network: SiamAnno, side: int) -> No
     with torch.no_grad():
         output = network(torch.zeros(1, 3, side, side, dtype=torch.uint8), box_contour(side, SMALL.search_scale, SMALL.vertices))
     assert [tuple(c.shape) for c in output.contours] == [(1, SMALL.vertices, 2)] * 3
-    assert output.mask_logits.shape == (1, 1, side // 4, side // 4)
+    assert output.mask_logits.shape == (1, 1, side // 2, side // 2)
     assert output.quality_logits.shape == (1, 2)
     assert 0 <= float(output.quality) <= 1
 
@@ -185,26 +186,46 @@ def test_folding_batch_norm_changes_nothing() -> None:
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("side", [8, 9])
 @pytest.mark.parametrize("same", [False, True])
-def test_fast_depthwise_backward_is_the_real_one(kernel: int, stride: int, side: int, same: bool) -> None:
+@pytest.mark.parametrize("relu6", [False, True])
+@pytest.mark.parametrize(("groups", "frozen"), [(1, False), (1, True), (4, False), (4, True)])
+def test_fast_convolution_is_the_plain_one(kernel: int, stride: int, side: int, same: bool, relu6: bool, groups: int, frozen: bool) -> None:
     torch.manual_seed(9)
-    layer = DepthwiseConv2d(4, 4, kernel, stride, kernel // 2, groups=4)
-    layer.same = same
+    layer = FastConv2d(4, 4, kernel, stride, kernel // 2, groups=groups)
+    layer.same, layer.relu6 = same, relu6
+    layer.requires_grad_(not frozen)
     inputs = [torch.randn(2, 4, side, side, requires_grad=True)]
     inputs.append(inputs[0].detach().clone().requires_grad_())
-    slow = layer(inputs[0])
-    slow.square().sum().backward()
-    layer.requires_grad_(False)
-    fast = layer(inputs[1])
+    fast = layer(inputs[0])
     fast.square().sum().backward()
-    torch.testing.assert_close(fast, slow)
-    torch.testing.assert_close(inputs[1].grad, inputs[0].grad)
+    learned = [parameter.grad for parameter in layer.parameters()]
+    layer.zero_grad()
+    low = max((-(-side // stride) - 1) * stride + kernel - side, 0) if same else 0
+    padded = nn.functional.pad(inputs[1], (low // 2, low - low // 2) * 2) if same else inputs[1]
+    plain = nn.functional.conv2d(padded, layer.weight, layer.bias, stride, 0 if same else kernel // 2, 1, groups)
+    plain = nn.functional.relu6(plain) if relu6 else plain
+    plain.square().sum().backward()
+    torch.testing.assert_close(fast, plain)
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+    for one, parameter in zip(learned, layer.parameters(), strict=True):
+        torch.testing.assert_close(one, parameter.grad)
+
+
+def test_fast_convolutions_take_the_relu6_behind_them_and_share_parameters() -> None:
+    torch.manual_seed(9)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU6(), nn.Conv2d(8, 8, 3, groups=8), nn.ReLU(), nn.Conv2d(8, 2, 1))
+    crops, names = torch.randn(2, 3, 16, 16) * 9, [name for name, _ in net.named_parameters()]
+    before = net(crops)
+    use_fast_convolutions(net)
+    assert [name for name, _ in net.named_parameters()] == names
+    assert [module.relu6 for module in net if isinstance(module, FastConv2d)] == [True, False, False]
+    torch.testing.assert_close(net(crops), before)
 
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "resnet34", "resnet50"])
 def test_every_offered_backbone_gives_the_pyramid(name: str) -> None:
     backbone = Backbone(name)
     with torch.no_grad():
-        pyramid = backbone(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+        pyramid = backbone(backbone.normalize(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)))
     assert [tuple(f.shape[1:]) for f in pyramid] == [(c, 64 // s, 64 // s) for c, s in zip(backbone.channels, (4, 8, 16, 32), strict=True)]
 
 
@@ -217,7 +238,7 @@ def test_packaged_weights_know_a_cat() -> None:
     moved, coins = data.chelsea()[28:284, 92:348], np.repeat(data.coins()[20:276, 60:316, None], 3, axis=2)
     with torch.no_grad():
         batch = torch.from_numpy(np.stack([cat, moved, coins])).permute(0, 3, 1, 2)
-        deep = torch.nn.functional.normalize(backbone(batch)[3].mean((2, 3)), dim=1)
+        deep = torch.nn.functional.normalize(backbone(backbone.normalize(batch))[3].mean((2, 3)), dim=1)
     assert float(deep[0] @ deep[1]) > float(deep[0] @ deep[2]) + 0.1
 
 
@@ -240,7 +261,7 @@ def test_checkpoint_comes_back_as_it_was(network: SiamAnno, tmp_path) -> None:
     [
         ("config.json", b"{", "not a checkpoint's description"),
         ("config.json", b'{"format": 9, "network": {}}', "format 9"),
-        ("config.json", b'{"format": 1, "network": {"nonsense": 1}}', "not a checkpoint's description"),
+        ("config.json", b'{"format": 2, "network": {"nonsense": 1}}', "not a checkpoint's description"),
         ("weights.safetensors", b"garbage", "does not fit"),
         ("weights.safetensors", b"", "does not fit"),
     ],

@@ -1,6 +1,7 @@
 """Recipes: strict, all faults at once, the shipped ones sound, and what is resolved reads back as the same."""
 
 import dataclasses
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -72,13 +73,15 @@ def test_cityscapes_rows_agree_with_their_own_mean():
     assert all(value < first.per_category[name] for name, value in whole.per_category.items()), "parts are easier, says the paper"
 
 
-def test_the_default_s_sources_have_their_weights():
-    recipe = recipes.load(recipes.find("train-default"))
-    weights = {path.name: weight for path, weight in recipe.train.train}
-    special = {"ccp-fashion": 0.6, "car-parts": 0.7, "caltech-objects": 0.7, "facades": 0.8, "coco-complete": 1.5, "coco-people": 1.5}
-    assert len(weights) == 12 and {name: weight for name, weight in weights.items() if weight != 1} == special
-    assert (recipe.train.val, recipe.train.seed) == ((Path("davis"),), 0)
-    assert recipe.train.minutes is not None, "trained by the clock, as long as its model card says"
+def test_the_default_s_recipe_is_that_of_its_checkpoint(shipped):
+    about = json.loads((shipped / "config.json").read_text())["about"]
+    train = recipes.load(recipes.find("train-default")).train
+    assert {path.name: weight for path, weight in train.train} == {name: one["weight"] for name, one in about["trained_on"].items()}
+    assert [path.name for path in train.val] == about["held_out"][:1]
+    learned = about["training"]
+    for name in ("minutes", "batch", "rate", "warmup", "seed"):
+        assert getattr(train, name) == learned[name], name
+    assert [list(one) for one in train.sides] == learned["sides"]
 
 
 def test_an_awkward_value_survives_the_resolved_recipe(tmp_path):
