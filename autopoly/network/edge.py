@@ -11,13 +11,16 @@ from torch import Tensor, nn
 
 
 class EdgePass(nn.Module):
-    """Tell for every point of a strip whether it lies inside the object: convolutions, circular along the outline."""
+    """Tell for every point of a strip whether it lies inside the object: convolutions, circular along the outline.
+
+    Dilated, so that every point sees both ends of its column: what lies there is surely inside, and surely outside.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.enter = nn.Conv2d(4, width, 3)
         self.dilations = (1, 2, 4, 8)
-        self.layers = nn.ModuleList(nn.Conv2d(width, width, 3, dilation=(1, dilation)) for dilation in self.dilations)
+        self.layers = nn.ModuleList(nn.Conv2d(width, width, 3, dilation=dilation) for dilation in self.dilations)
         self.out = nn.Conv2d(width, 1, 1)
         self.requires_grad_(False)  # until its own training
 
@@ -43,4 +46,4 @@ def offset(inside: Tensor) -> Tensor:
 
 def _wrapped(x: Tensor, reach: int) -> Tensor:
     x = torch.cat([x[..., -reach:], x, x[..., :reach]], dim=-1)
-    return F.pad(x, (0, 0, 1, 1))
+    return F.pad(x, (0, 0, reach, reach))

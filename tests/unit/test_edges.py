@@ -107,7 +107,7 @@ def test_it_learns_to_see_an_edge():
         known += examples(look, (polygon,), 1.4, rng, 0.02)
     assert len(known) == 48
     torch.manual_seed(0)
-    edge = EdgePass(12)
+    edge = EdgePass(8)
     seen, truth = (torch.from_numpy(np.stack([one[part] for one in known])) for part in (0, 1))
     target = offset(truth.float() / 255)
 
@@ -116,8 +116,8 @@ def test_it_learns_to_see_an_edge():
             return float((offset(torch.sigmoid(edge(seen))) - target).abs().mean())
 
     before = error()
-    fit(edge, known, np.ones(len(known)), EdgeConfig(steps=260, batch=12, rate=5e-3), 0, "cpu")
-    assert error() < 0.5 * before
+    fit(edge, known, np.ones(len(known)), EdgeConfig(steps=150, batch=8, rate=1e-2), 0, "cpu")
+    assert error() < min(0.3 * before, 0.8)
     assert not any(parameter.requires_grad for parameter in edge.parameters())
 
 
