@@ -261,7 +261,9 @@ def test_a_run_stops_when_it_is_asked_to_and_says_how_to_go_on(made, tmp_path, c
         stopped = run(out)
     assert stopped == (code, "autopoly: interrupted; what was finished is kept, the same command goes on from there\n")
     assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
-    assert sorted(path.name.split("-")[0] for path in (out / "parts").iterdir()) == ["00000", "plan.json"]
+    # Two shards are at work at once, so the first and the third may be there: whole parts, and of the second nothing.
+    left = {path.name.split("-")[0] for path in (out / "parts").iterdir()}
+    assert {"plan.json"} <= left <= {"plan.json", "00000", "00002"}
     assert not (out / "annotations.json").exists()
     assert run(out)[0] == good
     assert files(out) == files(tmp_path / "whole")
