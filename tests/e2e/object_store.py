@@ -53,11 +53,16 @@ def upload(store, bucket: str, folder: Path, prefix: str) -> None:
             store.put_object(Bucket=bucket, Key=f"{prefix}/{file.relative_to(folder).as_posix()}", Body=file.read_bytes())
 
 
-def contents(store, bucket: str, prefix: str) -> dict[str, bytes]:
-    """Give all objects below a prefix, by the rest of their keys; markers of empty folders do not count."""
+def names(store, bucket: str, prefix: str) -> list[str]:
+    """List the objects below a prefix, by the rest of their keys; markers of empty folders do not count."""
     pages = store.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/")
     keys = [one["Key"] for page in pages for one in page.get("Contents", []) if not one["Key"].endswith("/")]
-    return {key.removeprefix(f"{prefix}/"): store.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
+    return [key.removeprefix(f"{prefix}/") for key in keys]
+
+
+def contents(store, bucket: str, prefix: str) -> dict[str, bytes]:
+    """Read all objects below a prefix, by their :func:`names`. Not beside a run: an object may go between its name and its bytes."""
+    return {name: store.get_object(Bucket=bucket, Key=f"{prefix}/{name}")["Body"].read() for name in names(store, bucket, prefix)}
 
 
 def demand_credentials(endpoint: str) -> None:

@@ -127,14 +127,16 @@ def test_a_killed_run_goes_on_in_the_store_and_loses_nothing(reached, made, whol
     out = f"s3://{BUCKET}/results/killed"
     paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
     command = [sys.executable, "-c", DRIVE.replace("score=False", 'score=False, to=("coco", "parquet")'), str(made), out, '{"pause": 0.5}']
-    driver = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": paths}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    limit = time.monotonic() + 120
-    while not any(name.endswith(".parquet") for name in object_store.contents(reached, BUCKET, "results/killed/parts")):
-        assert driver.poll() is None, "the driver ended before it could be killed"
-        assert time.monotonic() < limit
-        time.sleep(0.05)
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": paths}, **pipes) as driver:
+        try:
+            limit = time.monotonic() + 120
+            while not any(name.endswith(".parquet") for name in object_store.names(reached, BUCKET, "results/killed/parts")):
+                assert driver.poll() is None, "the driver ended before it could be killed"
+                assert time.monotonic() < limit
+                time.sleep(0.05)
+        finally:
+            driver.send_signal(signal.SIGKILL)
     left = object_store.contents(reached, BUCKET, "results/killed")
     assert "parts/plan.json" in left and "annotations.json" not in left
     with pytest.raises(AutopolyError, match="unfinished run with other input"):
