@@ -275,7 +275,6 @@ def test_a_bad_mask_of_kitti_is_named(case, tmp_path):
 
 
 # --- Damage of any kind.
-@pytest.mark.xfail(run=False, reason="SciPy's reader ends the process on some damaged .mat files: it must run in one of its own")
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_any_damaged_mat_file_is_read_or_refused(data, tmp_path_factory):

@@ -286,6 +286,18 @@ def test_rooftop_says_which_file_it_cannot_read_and_keeps_malformed_outlines(tmp
         rooftop.read(tmp_path)
 
 
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 11)", "time.sleep(60)"])
+def test_a_file_that_ends_or_holds_up_its_reader_is_named(tmp_path, monkeypatch, end):
+    for stem in ("IMG_0001", "IMG_0002", "IMG_0003"):
+        draw_rooftop(tmp_path, stem)
+    script = tmp_path / "reader.py"
+    script.write_text(f"import os, time\nprint('{{\"outlines\": []}}', flush=True)\n{end}\n")
+    monkeypatch.setattr(rooftop, "READER", script)
+    monkeypatch.setattr(rooftop, "PATIENCE_S", 2.0)
+    with pytest.raises(DataError, match=r"IMG_0002\.mat.*ends or holds up"):
+        rooftop.read(tmp_path)
+
+
 def test_a_file_that_changes_under_a_run_is_said(tmp_path):
     file = draw_cityscapes(tmp_path)
     source = cityscapes.read(tmp_path)

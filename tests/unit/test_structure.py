@@ -51,7 +51,7 @@ ONLY_IN = {
     "contourpy": ("geometry/",),
     "pycocotools": ("geometry/raster", "metrics/average_precision"),
     "timm": ("network/backbone",),
-    "scipy": ("formats/rooftop",),
+    "scipy": ("formats/mat_outlines",),
     "pydantic": ("recipes", "config", "types", "errors"),
     "typer": ("cli/",),
     "rich": ("cli/",),
