@@ -32,6 +32,14 @@ class Crop:
         """Map (..., 2) crop px to image px."""
         return np.asarray(points_crop, dtype=np.float64) / self.scale + self.origin
 
+    def to_sides(self, points: NDArray[np.floating]) -> FloatArray:
+        """Map (..., 2) image px to crop sides, (0, 0) to (1, 1)."""
+        return np.asarray(self.to_crop(points) / self.pixels.shape[0])
+
+    def from_sides(self, points_sides: NDArray[np.floating]) -> FloatArray:
+        """Map (..., 2) crop sides to image px."""
+        return self.to_image(points_sides * self.pixels.shape[0])
+
     def to_crop(self, points: NDArray[np.floating]) -> FloatArray:
         """Map (..., 2) image px to crop px."""
         return (np.asarray(points, dtype=np.float64) - self.origin) * self.scale

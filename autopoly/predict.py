@@ -102,18 +102,20 @@ class Annotator:
 
         That first one of a large box lies on the picture's own edges where the checkpoint has an edge pass.
         """
-        crops = [(number, crop) for number, (image, boxes) in enumerate(items) for crop in self._crops(image, boxes)]
-        answers = self._answers([crop for _, crop in crops])
-        pairs = [self._outlines(crop, answer) for (_, crop), answer in zip(crops, answers, strict=True)]
-        places = [(number, box) for number, (_, boxes) in enumerate(items) for box in boxes]
-        large = [at for at, (_, box) in enumerate(places) if self.network.edge is not None and is_large(box)]
-        looks = [Look(items[places[at][0]][0], places[at][1], pairs[at][0].polygons, pairs[at][0].mask_logits) for at in large]
-        for at, polygons in zip(large, sharpened(looks, self.network.config.search_scale, self._offsets), strict=True):
+        crops = [crop for image, boxes in items for crop in self._crops(image, boxes)]
+        pairs = [self._outlines(crop, answer) for crop, answer in zip(crops, self._answers(crops), strict=True)]
+        if self.network.edge is not None:
+            self._sharpen(items, pairs)
+        left = iter(pairs)
+        return [[next(left) for _ in boxes] for _, boxes in items]
+
+    def _sharpen(self, items: Sequence[tuple[Image, FloatArray]], pairs: list[tuple[Outline, Outline]]) -> None:
+        """Move the first outline of each large box onto the edges, in place."""
+        places = enumerate((image, box) for image, boxes in items for box in boxes)
+        looks = {at: Look(image, box, pairs[at][0].polygons, pairs[at][0].mask_logits) for at, (image, box) in places if is_large(box)}
+        found = sharpened(list(looks.values()), self.network.config.search_scale, self._offsets)
+        for at, polygons in zip(looks, found, strict=True):
             pairs[at] = (replace(pairs[at][0], polygons=polygons), pairs[at][1])
-        found: list[list[tuple[Outline, Outline]]] = [[] for _ in items]
-        for (number, _), pair in zip(places, pairs, strict=True):
-            found[number].append(pair)
-        return found
 
     def contours(self, image: Image, boxes: ArrayLike) -> tuple[FloatArray, FloatArray]:
         """Give the paper's own result: one contour (K, 2) per box (N, 4), image px, not clipped; (N, K, 2) and its quality (N,)."""
@@ -202,10 +204,8 @@ class Annotator:
 
     def _outlines(self, crop: Crop, answer: _Answer) -> tuple[Outline, Outline]:
         contour = (Polygon(crop.to_image(answer.contour)),)
-        outline = tuple(
-            Polygon(crop.to_image(polygon.exterior), tuple(crop.to_image(hole) for hole in polygon.holes))
-            for polygon in trace_field(answer.mask, 0.0, self.network.config.crop_side / answer.mask.shape[0])
-        )
+        cell = self.network.config.crop_side / answer.mask.shape[0]
+        outline = tuple(polygon.mapped(crop.to_image) for polygon in trace_field(answer.mask, 0.0, cell))
         both = (Outline(contour, float(answer.quality[0]), answer.mask), Outline(outline, float(answer.quality[1]), answer.mask))
         return both if both[0].quality >= both[1].quality else (both[1], both[0])
 

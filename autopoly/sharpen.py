@@ -6,7 +6,7 @@ strips along the outline (:mod:`autopoly.strips`, :mod:`autopoly.network.edge`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from autopoly.types import FloatArray, Polygon
 SMALLEST_SIDE = 100.0
 """Shorter box side, image px, from which a picture shows more than the network has seen."""
 SHORTEST = 8 * strips.REACH
-"""Length of a ring, crop sides, below which a strip would look across the whole object."""
+"""Length of a ring, crop sides, from which it is moved."""
 Offsets = Callable[[NDArray[np.uint8]], FloatArray]
 """The edge pass: strips (M, 4, T, N) to how many rows outwards the edge lies, (M, N)."""
 
@@ -39,38 +39,28 @@ def is_large(box: FloatArray) -> bool:
     return bool(min(box[2] - box[0], box[3] - box[1]) >= SMALLEST_SIDE)
 
 
+def is_long(ring: FloatArray) -> bool:
+    """Say whether a ring (V, 2), crop sides, has strips that do not look across the whole of it."""
+    return strips.length(ring) >= SHORTEST
+
+
 def sharpened(looks: Sequence[Look], search_scale: float, offsets: Offsets) -> list[tuple[Polygon, ...]]:
     """Give the outlines of ``looks`` on the edges, in their order; not cleaned: a moved ring may cross itself."""
     crops = [cut(look.image, look.box, search_scale, strips.SIDE) for look in looks]
-    rings = [[crop.to_crop(ring) / strips.SIDE for ring in _rings(look.polygons)] for look, crop in zip(looks, crops, strict=True)]
+    drawn = [[polygon.mapped(crop.to_sides) for polygon in look.polygons] for look, crop in zip(looks, crops, strict=True)]
     seen = [
         strips.strip(crop.pixels, look.mask_logits, ring)
-        for look, crop, own in zip(looks, crops, rings, strict=True)
-        for ring in own
-        if strips.length(ring) >= SHORTEST
+        for look, crop, polygons in zip(looks, crops, drawn, strict=True)
+        for polygon in polygons
+        for ring in filter(is_long, polygon.rings)
     ]
     if not seen:
         return [look.polygons for look in looks]
     rows = iter(offsets(np.stack(seen)))
+
+    def moved(ring: FloatArray) -> FloatArray:  # in the order of the strips
+        return strips.move(ring, next(rows) * strips.STEP) if is_long(ring) else ring
+
     return [
-        _rebuilt(look.polygons, [crop.to_image(_moved(ring, rows) * strips.SIDE) for ring in own])
-        for look, crop, own in zip(looks, crops, rings, strict=True)
+        tuple(polygon.mapped(moved).mapped(crop.from_sides) for polygon in polygons) for crop, polygons in zip(crops, drawn, strict=True)
     ]
-
-
-def _moved(ring: FloatArray, rows: Iterator[FloatArray]) -> FloatArray:
-    return strips.move(ring, next(rows) * strips.STEP) if strips.length(ring) >= SHORTEST else ring
-
-
-def _rings(polygons: Sequence[Polygon]) -> list[FloatArray]:
-    return [ring for polygon in polygons for ring in (polygon.exterior, *polygon.holes)]
-
-
-def _rebuilt(polygons: Sequence[Polygon], rings: Sequence[FloatArray]) -> tuple[Polygon, ...]:
-    """Put rings, in the order of :func:`_rings`, in the place of those of ``polygons``."""
-    found, at = [], 0
-    for polygon in polygons:
-        end = at + 1 + len(polygon.holes)
-        found.append(Polygon(rings[at], tuple(rings[at + 1 : end])))
-        at = end
-    return tuple(found)

@@ -18,7 +18,7 @@ from autopoly.geometry.contours import resample
 from autopoly.types import FloatArray
 
 SIDE = 448
-"""Side of the crop that strips are cut from: twice the network's own."""
+"""Side of the crop that strips are cut from, finer than the network's own."""
 PLACES, ACROSS = 128, 25
 REACH = 0.036
 """Half a strip, in crop sides: 5 % of the box at a search scale of 1.4."""

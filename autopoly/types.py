@@ -6,7 +6,7 @@ Sizes are (height, width). Letters: N boxes, V polygon vertices.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -26,6 +26,15 @@ class Polygon:
 
     exterior: FloatArray
     holes: tuple[FloatArray, ...] = ()
+
+    @property
+    def rings(self) -> tuple[FloatArray, ...]:
+        """The exterior, then the holes."""
+        return (self.exterior, *self.holes)
+
+    def mapped(self, change: Callable[[FloatArray], FloatArray]) -> Polygon:
+        """Give the polygon with each of its :attr:`rings` (V, 2) changed, in their order."""
+        return Polygon(change(self.exterior), tuple(change(hole) for hole in self.holes))
 
 
 @dataclass(frozen=True, slots=True)

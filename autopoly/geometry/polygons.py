@@ -151,7 +151,7 @@ def _ring_by_ring(whole: BaseGeometry, tolerance: float) -> BaseGeometry | None:
     points, places = shapely.get_coordinates(shapely.simplify(rings, tolerance, preserve_topology=False), return_index=True)
     if not len(rings) or np.bincount(places, minlength=len(rings)).min() < 4:
         return None
-    parts = shapely.polygons(shapely.linearrings(_to_grid(points), indices=places), indices=owners)
+    parts = shapely.polygons(shapely.linearrings(to_grid(points), indices=places), indices=owners)
     shape: BaseGeometry = parts[0] if len(parts) == 1 else shapely.multipolygons(parts)
     return shape if shape.is_valid else None
 
@@ -171,9 +171,10 @@ def _rounded(shape: BaseGeometry) -> BaseGeometry:
 
 
 def _on_grid(shape: BaseGeometry) -> BaseGeometry:
-    return shapely.transform(shape, _to_grid)
+    return shapely.transform(shape, to_grid)
 
 
-def _to_grid(points: FloatArray) -> FloatArray:
+def to_grid(points: FloatArray) -> FloatArray:
+    """Round coordinates to the decimals that are written."""
     # Adding 0 turns -0 into 0.
     return np.round(points, DECIMALS) + 0.0

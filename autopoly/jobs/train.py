@@ -88,7 +88,7 @@ def _run(options: TrainOptions, device: str, tell: Callable[[Report], None], say
             "minutes": round((time.time() - begun) / 60, 1),
             "training": dataclasses.asdict(config),
         }
-        _finish(options, average, sources, held, about, say)
+        _finish(options, device, average, sources, held, about, say)
     return folder
 
 
@@ -149,7 +149,9 @@ def _processes(device: str) -> str:
     return f"; {more} GPUs are here, torchrun --nproc-per-node {more} -m autopoly train ... uses them all" if more > 1 else ""
 
 
-def _finish(options: TrainOptions, average: SiamAnno, sources: list[Source], held: HeldOut, about: dict[str, object], say: Say) -> None:
+def _finish(
+    options: TrainOptions, device: str, average: SiamAnno, sources: list[Source], held: HeldOut, about: dict[str, object], say: Say
+) -> None:
     """Leave the checkpoint, the curves and the sheet."""
     # Only now, since matplotlib takes its second.
     from autopoly.report import training
@@ -163,7 +165,7 @@ def _finish(options: TrainOptions, average: SiamAnno, sources: list[Source], hel
         )
     if options.edge_steps:
         config = EdgeConfig(steps=options.edge_steps)
-        network = edge_training.learned(network, sources, options.held_out, held, config, options.seed, choose_device(options.device), say)
+        network = edge_training.learned(network, sources, options.held_out, held, config, options.seed, device, say)
     checkpoint.save(network, out / "checkpoint", about)
     training.curves(training.history(out / "log.jsonl"), out / "curves.png", None if best is None else best["step"])
     drawn = training.held_out_sheet(held.picks(), out / "sheet.png")

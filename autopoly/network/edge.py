@@ -1,4 +1,4 @@
-"""The edge pass: move an outline onto the edge that the picture shows, at twice the network's resolution.
+"""The edge pass: move an outline onto the edge that the picture shows, at a finer resolution than the network's.
 
 Not in the paper. B strips, T rows across the outline (inside first), N places along it: see autopoly/strips.
 """

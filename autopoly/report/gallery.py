@@ -183,7 +183,7 @@ def _path(mask: Mask | None, region: FloatArray) -> str:
         polygons, corner, scale = _traced(mask, region)
     else:
         polygons, corner, scale = mask, region[:2], SIDE / float(region[2] - region[0])
-    rings = [ring for polygon in polygons for ring in (polygon.exterior, *polygon.holes)]
+    rings = [ring for polygon in polygons for ring in polygon.rings]
     largest = sorted(rings, key=lambda ring: -float(np.prod(np.ptp(ring, axis=0))))[:RINGS]
     return "".join(_ring((ring - corner) * scale) for ring in largest)
 

@@ -59,7 +59,7 @@ def draw(panels: Sequence[Panel], path: Path) -> None:
 def outline(polygon: Polygon) -> Outline:
     """Give a polygon and its holes as one closed path, image px."""
     points, codes = [], []
-    for ring in (polygon.exterior, *polygon.holes):
+    for ring in polygon.rings:
         points.append(np.vstack([ring, ring[:1]]))
         codes.extend([Outline.MOVETO, *[Outline.LINETO] * (len(ring) - 1), Outline.CLOSEPOLY])
     return Outline(np.vstack(points), codes)

@@ -84,4 +84,4 @@ def held_out_sheet(picks: Iterable[Pick], path: Path) -> bool:
 def _polygons(instance: Instance, corner: FloatArray) -> tuple[Polygon, ...]:
     mask = instance.mask or ()
     polygons = contours.trace_mask(raster.decode(mask)) if isinstance(mask, Rle) else mask
-    return tuple(Polygon(one.exterior - corner, tuple(hole - corner for hole in one.holes)) for one in polygons)
+    return tuple(one.mapped(lambda ring: ring - corner) for one in polygons)

@@ -110,8 +110,7 @@ def build(sources: Sequence[Source], folder: Path, config: CacheConfig, share: f
     table = np.array(rows, dtype=[("source", "i4"), ("held_out", "?"), ("short", "f4"), ("whole", "?"), ("record", "i8")])
     np.save(folder / "table.npy", table)
     temporary = index.with_suffix(".tmp")
-    names = [source.name for source in sources]
-    temporary.write_text(json.dumps({"described": described, "count": len(rows), "names": names, "left_out": left_out}))
+    temporary.write_text(json.dumps({"described": described, "left_out": left_out}))
     os.replace(temporary, index)
 
 
@@ -227,7 +226,7 @@ def _sample(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], FloatArray] | None:
     crop = cut(image, box, config.scale, config.side)
     # The mask is drawn in the cached crop's own pixels, then averaged down: coverage, not a yes or no.
-    moved = tuple(Polygon(crop.to_crop(p.exterior), tuple(crop.to_crop(hole) for hole in p.holes)) for p in polygons)
+    moved = tuple(polygon.mapped(crop.to_crop) for polygon in polygons)
     try:
         mask = _coverage(moved, config)
         ring = contours.resample(contours.single_ring(polygons), config.ring)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,8 +14,9 @@ from autopoly import strips
 from autopoly.crops import cut
 from autopoly.geometry import raster
 from autopoly.network.edge import EdgePass, offset
-from autopoly.sharpen import SHORTEST, Look
+from autopoly.sharpen import Look, is_long
 from autopoly.training.objective import dtype_of
+from autopoly.training.schedule import cosine
 from autopoly.types import FloatArray, Polygon
 
 Example = tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -50,50 +50,42 @@ def wobbled(ring: FloatArray, rng: np.random.Generator, size: float) -> FloatArr
 def examples(look: Look, truth: Sequence[Polygon], search_scale: float, rng: np.random.Generator, wobble: float) -> Iterator[Example]:
     """Give strips along the rings of a predicted outline, with the truth beside: as they are, and wobbled."""
     crop = cut(look.image, look.box, search_scale, strips.SIDE)
-    moved = tuple(Polygon(crop.to_crop(p.exterior), tuple(crop.to_crop(hole) for hole in p.holes)) for p in truth)
-    inside = raster.fill(moved, (strips.SIDE, strips.SIDE)).astype(np.uint8) * 255
+    inside = raster.fill([polygon.mapped(crop.to_crop) for polygon in truth], (strips.SIDE, strips.SIDE)).astype(np.uint8) * 255
     for polygon in look.polygons:
-        for ring in (polygon.exterior, *polygon.holes):
-            drawn = crop.to_crop(ring) / strips.SIDE
-            if strips.length(drawn) >= SHORTEST:
-                for one in (drawn, wobbled(drawn, rng, wobble)):
-                    yield strips.strip(crop.pixels, look.mask_logits, one), strips.look(inside, strips.places(one))
+        for drawn in filter(is_long, polygon.mapped(crop.to_sides).rings):
+            for ring in (drawn, wobbled(drawn, rng, wobble)):
+                yield strips.strip(crop.pixels, look.mask_logits, ring), strips.look(inside, strips.places(ring))
 
 
-def fit(edge: EdgePass, known: Sequence[Example], chances: FloatArray, config: EdgeConfig, seed: int, device: str) -> dict[str, float]:
-    """Train on examples drawn with ``chances`` (M,); give the last losses, running means."""
+def fit(edge: EdgePass, known: Sequence[Example], chances: FloatArray, config: EdgeConfig, seed: int, device: str) -> None:
+    """Train on examples drawn with ``chances`` (M,)."""
     seen, inside = np.stack([one for one, _ in known]), np.stack([one for _, one in known])
     edge.to(device).train().requires_grad_(True)
     dtype = dtype_of("auto", device)
     rng = np.random.default_rng(seed)
     optimizer = torch.optim.AdamW(edge.parameters(), lr=config.rate, weight_decay=0.01)
     cumulative = np.cumsum(chances) / chances.sum()
-    running = {"inside": 0.0, "offset": 0.0}
     for step in range(config.steps):
         for group in optimizer.param_groups:
-            group["lr"] = config.rate * (0.01 + 0.99 * (1 + math.cos(math.pi * step / config.steps)) / 2)
+            group["lr"] = config.rate * cosine(step / config.steps)
         chosen = np.searchsorted(cumulative, rng.random(config.batch)).clip(max=len(seen) - 1)
         batch, truth = _varied(seen[chosen], inside[chosen], rng)
         target = torch.from_numpy(truth).to(device).float() / 255
         with torch.autocast(torch.device(device).type, dtype, enabled=dtype == torch.bfloat16):
             logits = edge(torch.from_numpy(batch).to(device))
-        losses = _losses(logits, target)
         optimizer.zero_grad()
-        (losses["inside"] + losses["offset"]).backward()  # type: ignore[no-untyped-call]
+        _loss(logits, target).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        for key, value in losses.items():
-            running[key] += 0.02 * (float(value.detach()) - running[key])
     edge.eval().requires_grad_(False)
-    return running
 
 
-def _losses(logits: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+def _loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     # Where a strip shows one edge and no more, its place counts.
     falls = (target[:, :-1] - target[:, 1:]).clamp(min=0).sum(1)
     rises = (target[:, 1:] - target[:, :-1]).clamp(min=0).sum(1)
     clear = ((falls > 0.9) & (rises < 0.1)).float()
     error = F.smooth_l1_loss(offset(torch.sigmoid(logits)), offset(target), beta=1.0, reduction="none")
-    return {"inside": F.binary_cross_entropy_with_logits(logits, target), "offset": 0.1 * (error * clear).sum() / clear.sum().clamp(min=1)}
+    return F.binary_cross_entropy_with_logits(logits, target) + 0.1 * (error * clear).sum() / clear.sum().clamp(min=1)
 
 
 def _varied(seen: NDArray[np.uint8], inside: NDArray[np.uint8], rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -45,7 +45,6 @@ class Samples:
         self.config = config
         self.table = np.load(folder / "table.npy")
         index = json.loads((folder / "index.json").read_text())
-        self.names: list[str] = index["names"]
         self.left_out: LeftOut = {code: (count, first) for code, (count, first) in index.get("left_out", {}).items()}
         self.key = hashlib.sha256(json.dumps(index["described"], sort_keys=True).encode()).hexdigest()[:16]
         count, side, mask = len(self.table), config.side, config.mask_side

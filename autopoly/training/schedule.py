@@ -57,10 +57,14 @@ def side_at(config: TrainConfig, progress: float) -> int:
     return [side for start, side in config.sides if progress >= start][-1]
 
 
+def cosine(progress: float) -> float:
+    """Fall from 1 to one hundredth over the progress from 0 to 1."""
+    return 0.01 + 0.99 * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+
+
 def rate_at(config: TrainConfig, progress: float, step: int) -> float:
     """Give the learning rate: linear warm-up, then cosine down to one hundredth."""
-    cosine = 0.01 + 0.99 * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
-    return config.rate * cosine * min(1.0, (step + 1) / max(config.warmup, 1))
+    return config.rate * cosine(progress) * min(1.0, (step + 1) / max(config.warmup, 1))
 
 
 def is_due(config: TrainConfig, before: float, progress: float) -> bool:

@@ -12,7 +12,7 @@ from autopoly.formats.base import short
 from autopoly.geometry import raster
 from autopoly.geometry.boxes import xywh_to_xyxy
 from autopoly.geometry.contours import trace_mask
-from autopoly.geometry.polygons import DECIMALS, bounds, clean, iou, to_shapely
+from autopoly.geometry.polygons import bounds, clean, iou, to_grid, to_shapely
 from autopoly.jobs.conversion.work import Annotator, Image, Prediction
 from autopoly.types import FloatArray, Instance, Polygon, Rle
 
@@ -70,11 +70,7 @@ def boxes_of(instance: Instance, size: tuple[int, int], from_truth: bool) -> Flo
         return Problem("mask_size_mismatch", line)
     if from_truth:
         found = instance.box[None] if instance.mask is None else _parts_of_mask(instance, size)
-        return (
-            found
-            if len(found) <= MOST
-            else Problem("too_many_components", f"the mask has {len(found):,} components, {MOST} at most are run")
-        )
+        return found if len(found) <= MOST else _too_many(f"the mask has {len(found):,} components")
     field = instance.extra.get("component_boxes")
     if field is None or (isinstance(field, list) and not field):
         return instance.box[None]
@@ -83,7 +79,7 @@ def boxes_of(instance: Instance, size: tuple[int, int], from_truth: bool) -> Flo
     except (TypeError, ValueError, OverflowError):
         return _unusable(instance)
     if xywh.ndim == 2 and len(xywh) > MOST:
-        return Problem("too_many_components", f"component_boxes has {len(xywh):,} boxes, {MOST} at most are run")
+        return _too_many(f"component_boxes has {len(xywh):,} boxes")
     if xywh.ndim != 2 or xywh.shape[1] != 4 or not np.isfinite(xywh).all() or (xywh[:, 2:] <= 0).any():
         return _unusable(instance)
     return xywh_to_xyxy(xywh)
@@ -106,11 +102,7 @@ def join(pieces: Sequence[tuple[tuple[Polygon, ...], float]]) -> tuple[tuple[Pol
 
 def rounded(polygons: Sequence[Polygon]) -> tuple[Polygon, ...]:
     """Round vertices to the two decimals that are written, so that an area counted before and after a file is read back is the same."""
-    return tuple(Polygon(_two_decimals(polygon.exterior), tuple(_two_decimals(hole) for hole in polygon.holes)) for polygon in polygons)
-
-
-def _two_decimals(ring: FloatArray) -> FloatArray:
-    return np.round(ring, DECIMALS) + 0.0  # -0.0 becomes 0.0
+    return tuple(polygon.mapped(to_grid) for polygon in polygons)
 
 
 def _parts_of_mask(instance: Instance, size: tuple[int, int]) -> FloatArray:
@@ -118,6 +110,10 @@ def _parts_of_mask(instance: Instance, size: tuple[int, int]) -> FloatArray:
     found = trace_mask(raster.decode(raster.of_mask(instance.mask, size)))
     boxes = [np.concatenate([polygon.exterior.min(axis=0), polygon.exterior.max(axis=0)]) for polygon in found]
     return np.stack(boxes) if boxes else instance.box[None]
+
+
+def _too_many(said: str) -> Problem:
+    return Problem("too_many_components", f"{said}, {MOST} at most are run")
 
 
 def _unusable(instance: Instance) -> Problem:

@@ -131,7 +131,7 @@ def read_failures(path: Path) -> dict[int, set[str]]:
 
 def _as_dict(row: Row) -> dict[str, Any]:
     height, width = row.size or (None, None)
-    rings = [[ring.ravel().tolist() for ring in (polygon.exterior, *polygon.holes)] for polygon in row.polygons]
+    rings = [[ring.ravel().tolist() for ring in polygon.rings] for polygon in row.polygons]
     values = {name: getattr(row, name) for name in SCHEMA.names if name not in ("height", "width", "polygons")}
     return values | {"height": height, "width": width, "polygons": rings}
 

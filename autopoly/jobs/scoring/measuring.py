@@ -150,7 +150,7 @@ def _row(number: int, image: Record, truth: Target, prediction: Target | None, r
         f_1px, f_2px = boundary_f(predicted, true, (1, 2))
         values = (iou(predicted, true), f_1px, f_2px)
     polygons = prediction.polygons if prediction is not None else ()
-    rings = [ring for polygon in polygons for ring in (polygon.exterior, *polygon.holes)]
+    rings = [ring for polygon in polygons for ring in polygon.rings]
     return Row(
         number,
         image.image_id,
