@@ -34,7 +34,7 @@ class AugmentConfig:
     noise: float = 0.08
     jpeg: float = 0.08
     corrections: float = 0.15
-    """Share of samples in which a user has put one to four vertices in place."""
+    """Share of samples in which a user puts the one to four worst vertices in place."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,9 +102,6 @@ def recolour(crop: Pixels, rng: np.random.Generator, config: AugmentConfig) -> P
     return np.asarray(pixels, dtype=np.uint8)
 
 
-def correct(rng: np.random.Generator, config: AugmentConfig, count: int) -> NDArray[np.bool_]:
-    """Draw which of ``count`` vertices a user has put in place, (K,) bool; usually none."""
-    held = np.zeros(count, dtype=bool)
-    if rng.random() < config.corrections:
-        held[rng.choice(count, int(rng.integers(1, 5)), replace=False)] = True
-    return held
+def corrections(rng: np.random.Generator, config: AugmentConfig) -> int:
+    """Draw how many vertices a user puts in place; usually none."""
+    return int(rng.integers(1, 5)) if rng.random() < config.corrections else 0

@@ -19,7 +19,7 @@ from autopoly.network.siamanno import SiamAnno
 from autopoly.training import ranks
 from autopoly.training.batches import Stream, loader
 from autopoly.training.losses import total
-from autopoly.training.objective import dtype_of, forward, true_iou
+from autopoly.training.objective import corrected, dtype_of, forward, true_iou
 from autopoly.training.samples import Samples
 from autopoly.training.schedule import TrainConfig, is_due, progress_of, side_at
 from autopoly.training.state import State
@@ -127,7 +127,8 @@ def step(
 
     ``called`` is the network, or what wraps it for several processes.
     """
-    output, targets = forward(called, state.network.config, batch, device, dtype)
+    held = corrected(state.network, batch, device, dtype)
+    output, targets = forward(called, state.network.config, batch, device, dtype, held)
     iou = true_iou(output, targets)
     loss, parts = total(output, targets, iou, config.loss)
     finite = state.learn(loss, progress, config)

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from autopoly.config import NetworkConfig
 from autopoly.errors import RecipeError
 from autopoly.geometry import raster
-from autopoly.network.siamanno import Output, box_contour
+from autopoly.network.siamanno import Output, SiamAnno, box_contour
 from autopoly.training.losses import Targets
 from autopoly.types import Polygon
 
+APART = 6
+"""Vertices to either side of a corrected one that the user leaves to the network."""
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -36,17 +38,49 @@ def dtype_of(precision: str, device: str) -> torch.dtype:
     return PRECISIONS[precision]
 
 
-def forward(network: nn.Module, config: NetworkConfig, batch: dict[str, Tensor], device: str, dtype: torch.dtype) -> tuple[Output, Targets]:
-    """Run the network on a batch of the loader and give its output with the batch's targets."""
+def forward(
+    network: nn.Module, config: NetworkConfig, batch: dict[str, Tensor], device: str, dtype: torch.dtype, held: Tensor | None = None
+) -> tuple[Output, Targets]:
+    """Run the network on a batch of the loader and give its output with the batch's targets; a user holds ``held`` (B, K) in place."""
     pixels = batch["pixels"].to(device, non_blocking=True).permute(0, 3, 1, 2)
     side = pixels.shape[-1]
-    contour, held = batch["contour"].to(device, non_blocking=True), batch["held"].to(device, non_blocking=True)
+    contour = batch["contour"].to(device, non_blocking=True)
     initial = box_contour(side, config.search_scale, config.vertices, pixels.shape[0], device)
+    held = torch.zeros(initial.shape[:2], dtype=torch.bool, device=device) if held is None else held
     initial = torch.where(held.unsqueeze(-1), contour, initial)
     with torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32):
         output = cast(Output, network(pixels, initial, held))
     mask = batch["mask"].to(device, non_blocking=True).float() / 255
     return output, Targets(contour, mask, held, side / config.search_scale)
+
+
+@torch.no_grad()
+def corrected(network: SiamAnno, batch: dict[str, Tensor], device: str, dtype: torch.dtype) -> Tensor:
+    """Choose the vertices (B, K) that a user puts in place: of what the network predicts without help, the worst (paper, III-C)."""
+    wanted = batch["corrections"]
+    held = torch.zeros(batch["contour"].shape[:2], dtype=torch.bool)
+    some = wanted.nonzero().squeeze(1)
+    if len(some):
+        output, targets = forward(network, network.config, {key: value[some] for key, value in batch.items()}, device, dtype)
+        held[some] = worst(output.contours[-1].float(), targets.contour, wanted[some].to(device)).cpu()
+    return held.to(device)
+
+
+def worst(contours: Tensor, targets: Tensor, counts: Tensor) -> Tensor:
+    """Mark the ``counts`` (B,) worst vertices (B, K) of contours (B, K, 2): far from the true outline, or their place far from the contour.
+
+    A vertex that lies elsewhere *on* the outline is no error that anybody sees. A user corrects once where several neighbours are wrong.
+    """
+    between = torch.cdist(contours, targets, compute_mode="donot_use_mm_for_euclid_dist")  # (B, K, K); by products it is 0.1 px off
+    error = torch.maximum(between.amin(2), between.amin(1))
+    vertices = torch.arange(contours.shape[1], device=contours.device)
+    held = torch.zeros_like(error, dtype=torch.bool)
+    for number in range(int(counts.max())):
+        at = error.argmax(1, keepdim=True)  # (B, 1)
+        held |= (vertices == at) & (counts > number).unsqueeze(1)
+        apart = (vertices - at).abs()
+        error = error.masked_fill(torch.minimum(apart, contours.shape[1] - apart) <= APART, -1.0)
+    return held
 
 
 def true_iou(output: Output, targets: Targets) -> Tensor:

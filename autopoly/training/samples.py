@@ -29,12 +29,12 @@ def cached(sources: Sequence[Source], folder: Path, config: CacheConfig, share: 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """One training sample: pixels (S, S, 3) uint8, mask coverage (S/2, S/2) uint8, matched contour (K, 2) crop px, held vertices (K,)."""
+    """One training sample: pixels (S, S, 3) uint8, mask coverage (S/2, S/2) uint8, matched contour (K, 2) crop px, corrections ()."""
 
     pixels: NDArray[np.uint8]
     mask: NDArray[np.uint8]
     contour: NDArray[np.float32]
-    held: NDArray[np.bool_]
+    corrections: NDArray[np.int64]
 
 
 class Samples:
@@ -91,12 +91,12 @@ class Samples:
         pixels = resample(self.pixels[index], in_cache * cache.side, (side, side), OUTSIDE)
         mask = resample(self.masks[index], in_cache * cache.mask_side, (side // 2, side // 2), 0)
         ring = (self.rings[index].astype(np.float64) - region[:2]) / (region[2:] - region[:2]) * side
-        held = np.zeros(vertices, dtype=bool)
+        corrections = 0
         if rng is not None:
             pixels = augment.recolour(augment.turn_pixels(pixels, placement), rng, config)
             mask = augment.turn_pixels(mask, placement)
             ring = augment.turn_points(ring, placement, side)
-            held = augment.correct(rng, config, vertices)
+            corrections = augment.corrections(rng, config)
         half = side / (2 * search_scale)
         target = matching.match(ring, np.array([side / 2 - half, side / 2 - half, side / 2 + half, side / 2 + half]), vertices)
-        return Sample(pixels, mask, target.astype(np.float32), held)
+        return Sample(pixels, mask, target.astype(np.float32), np.array(corrections))

@@ -72,7 +72,7 @@ def test_without_randomness_a_sample_is_the_box_itself(samples: Samples) -> None
     half = 64 / 2.8
     np.testing.assert_allclose(low, 32 - half, atol=2.5)
     np.testing.assert_allclose(high, 32 + half, atol=2.5)
-    assert not made.held.any()
+    assert made.corrections == 0
 
 
 def test_draws_depend_on_seed_and_step_alone(samples: Samples) -> None:
@@ -253,3 +253,28 @@ def test_a_loader_that_is_told_to_end_while_it_copies_ends_well(samples: Samples
     del made
     process.join(60)
     assert process.exitcode == 0
+
+
+def test_a_user_corrects_where_the_contour_is_far_from_the_outline_and_once_per_place() -> None:
+    angle = torch.linspace(0, 2 * np.pi, 129)[:-1]
+    truth = torch.stack([angle.cos(), angle.sin()], dim=-1).expand(4, 128, 2) * 50
+    found = truth.clone()
+    found[:, 20:25] *= 1.5  # a bulge that should not be there
+    found[:, 90] *= 0.4
+    held = objective.worst(found, truth, torch.tensor([0, 1, 2, 3]))
+    assert held.sum(1).tolist() == [0, 1, 2, 3]
+    assert held[1, 90]
+    assert held[2, 90] and held[2, 20:25].sum() == 1
+    assert held[3, 20:25].sum() == 1
+
+
+def test_corrections_are_of_the_samples_that_ask_for_them(samples: Samples) -> None:
+    network = SiamAnno(SMALL)
+    rng = np.random.default_rng(0)
+    batch = batches.stacked([samples.sample(int(samples.train[0]), 64, 1.4, 32, rng, augment.AugmentConfig()) for _ in range(3)])
+    batch["corrections"] = torch.tensor([0, 2, 1])
+    held = objective.corrected(network, batch, "cpu", torch.float32)
+    assert held.sum(1).tolist() == [0, 2, 1]
+    output, targets = objective.forward(network, SMALL, batch, "cpu", torch.float32, held)
+    for contour in output.contours:
+        torch.testing.assert_close(contour[held], targets.contour[held])
