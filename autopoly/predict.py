@@ -22,6 +22,7 @@ from autopoly.geometry.polygons import clean, to_shapely
 from autopoly.network.checkpoint import fingerprint, load_network, resolve
 from autopoly.network.edge import offset
 from autopoly.network.siamanno import SiamAnno, box_contour
+from autopoly.overlaps import settled
 from autopoly.sharpen import Look, is_large, sharpened
 from autopoly.types import FloatArray, Polygon
 
@@ -79,31 +80,36 @@ class Annotator:
         self.dtype = _fast_dtype(self.device)
         self._busy = threading.Lock()
 
-    def polygons(self, image: Image, boxes: ArrayLike) -> tuple[list[list[FloatArray]], FloatArray]:
+    def polygons(self, image: Image, boxes: ArrayLike, overlaps: bool = False) -> tuple[list[list[FloatArray]], FloatArray]:
         """Give the polygons of boxes (N, 4) xyxy in an image (H, W, 3) uint8 RGB: for each box its parts [(V, 2)], and the quality (N,).
 
-        Holes are left out: see :meth:`predict`. Raise DataError for an image or box that cannot be used.
+        A pixel that two objects claim goes to the surer one, unless one lies in the other; with ``overlaps`` to both. Holes are left out:
+        see :meth:`predict`. Raise DataError for an image or box that cannot be used.
         """
-        (predictions,) = self.predict([(image, np.asarray(boxes, dtype=np.float64).reshape(-1, 4))])
+        (predictions,) = self.predict([(image, np.asarray(boxes, dtype=np.float64).reshape(-1, 4))], overlaps)
         return [[polygon.exterior for polygon in one.polygons] for one in predictions], np.array([one.quality for one in predictions])
 
-    def predict(self, items: Sequence[tuple[Image, FloatArray]]) -> list[list[Prediction]]:
+    def predict(self, items: Sequence[tuple[Image, FloatArray]], overlaps: bool = False) -> list[list[Prediction]]:
         """Predict the boxes (N, 4) of several images at once; crops are batched across images. The result has one list per image.
 
-        Of the contour and the mask's outline, the one of higher estimated IoU is given; the outline may have several parts and holes.
+        The boxes of one image share its pixels as in :meth:`polygons`. Of the contour and the mask's outline, the one of higher estimated
+        IoU is given; the outline may have several parts and holes.
         """
         return [
             [self._prediction(both, (image.shape[0], image.shape[1])) for both in outlines]
-            for (image, _), outlines in zip(items, self.outlines(items), strict=True)
+            for (image, _), outlines in zip(items, self.outlines(items, overlaps), strict=True)
         ]
 
-    def outlines(self, items: Sequence[tuple[Image, FloatArray]]) -> list[list[tuple[Outline, Outline]]]:
+    def outlines(self, items: Sequence[tuple[Image, FloatArray]], overlaps: bool = False) -> list[list[tuple[Outline, Outline]]]:
         """Give, for each box as :meth:`predict` takes them, the contour and the mask's outline, that of higher estimated IoU first.
 
         That first one of a large box lies on the picture's own edges where the checkpoint has an edge pass.
         """
         crops = [crop for image, boxes in items for crop in self._crops(image, boxes)]
-        pairs = [self._outlines(crop, answer) for crop, answer in zip(crops, self._answers(crops), strict=True)]
+        answers = list(self._answers(crops))
+        if not overlaps:
+            answers = _apart(crops, answers, [len(boxes) for _, boxes in items])
+        pairs = [self._outlines(crop, answer) for crop, answer in zip(crops, answers, strict=True)]
         if self.network.edge is not None:
             self._sharpen(items, pairs)
         left = iter(pairs)
@@ -242,6 +248,16 @@ def _as_contour(ring: FloatArray, fixed: NDArray[np.bool_], box: FloatArray, k: 
         place = int(np.where(held, np.inf, distance).argmin())
         contour[place], held[place] = point, True
     return contour, held
+
+
+def _apart(crops: Sequence[Crop], answers: Sequence[_Answer], counts: Sequence[int]) -> list[_Answer]:
+    """Settle whose a pixel is between the boxes of each image, ``counts`` of them."""
+    result: list[_Answer] = []
+    for count in counts:
+        mine = slice(len(result), len(result) + count)
+        masks = settled(crops[mine], [answer.mask for answer in answers[mine]])
+        result += [replace(answer, mask=mask) for answer, mask in zip(answers[mine], masks, strict=True)]
+    return result
 
 
 def load(checkpoint: str | Path | None = None, device: str = "auto", tolerance: float = 0.5, threads: int | None = None) -> Annotator:

@@ -74,6 +74,9 @@ def convert(
     components_from_truth: Annotated[
         bool, typer.Option("--components-from-truth", help="Take the component boxes from the source's masks, as the paper does.")
     ] = False,
+    overlaps: Annotated[
+        bool, typer.Option("--overlaps", help="Leave a pixel that two outlines claim to both; else the surer one has it.")
+    ] = False,
     existing: Annotated[Existing, typer.Option(help="Predict instances that have a mask anew, or keep theirs.")] = Existing.PREDICT,
     categories: Annotated[
         list[str] | None, typer.Option("--categories", metavar="C", help="Only this category, by name or id; repeatable.")
@@ -113,6 +116,7 @@ def convert(
         device=device.value,
         mode=mode.value,
         components_from_truth=components_from_truth,
+        overlaps=overlaps,
         existing=existing.value,
         categories=tuple(categories or ()),
         bbox_format=bbox_format.value if bbox_format else None,

@@ -118,6 +118,7 @@ def _outcomes(options: ConvertOptions, setup: Setup, todo: list[Shard], retry: b
         per_component=options.mode == "per-component",
         auto_components=options.mode == "auto-components",
         components_from_truth=options.components_from_truth,
+        overlaps=options.overlaps,
         keep_existing=options.existing == "keep",
         categories=setup.categories,
         min_quality=options.min_quality,

@@ -21,7 +21,20 @@ __all__ = ["report_files", "report_run"]
 FILE = "report.html"
 UNMEASURED = 40
 """Polygons without a truth that are shown beside measured ones."""
-DEPENDS = ("mode", "tolerance", "min_quality", "existing", "categories", "limit", "device", "format", "checkpoint", "source", "version")
+DEPENDS = (
+    "mode",
+    "overlaps",
+    "tolerance",
+    "min_quality",
+    "existing",
+    "categories",
+    "limit",
+    "device",
+    "format",
+    "checkpoint",
+    "source",
+    "version",
+)
 """What the result of a conversion depends on, of its inputs, as far as it says nothing about the machine."""
 
 

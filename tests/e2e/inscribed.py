@@ -32,7 +32,7 @@ class Inscriber:
     def __init__(self, pause, deadly, mood):
         self.pause, self.deadly, self.mood = pause, deadly, mood
 
-    def predict(self, items):
+    def predict(self, items, overlaps=False):
         time.sleep(self.pause)
         if any(image[0, 0].tolist() == self.deadly for image, _ in items):
             if self.mood == "hang":

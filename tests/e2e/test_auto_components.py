@@ -27,7 +27,7 @@ class Coarse:
     def __init__(self):
         self.asked = []
 
-    def predict(self, items):
+    def predict(self, items, overlaps=False):
         self.asked.append([box.tolist() for _, boxes in items for box in boxes])
         return [[self.outline(image, box) for box in boxes] for image, boxes in items]
 
@@ -100,8 +100,8 @@ def test_several_images_keep_their_order():
 class Elsewhere(Coarse):
     """Outline the whole box where it is a part's: something else than that part, where the part fills little of it."""
 
-    def predict(self, items):
-        found = super().predict(items)
+    def predict(self, items, overlaps=False):
+        found = super().predict(items, overlaps)
         return found if len(self.asked) == 1 else [[Prediction((_rectangle(box),), 0.9) for box in boxes] for _, boxes in items]
 
 

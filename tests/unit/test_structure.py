@@ -32,7 +32,7 @@ LAYERS = {
     "words": layer("errors types config", "numpy pydantic"),
     "places": layer("storage", "pyarrow"),
     "pure": layer("geometry/ metrics/", "numpy shapely pycocotools cv2 contourpy"),
-    "data": layer("formats/ images picture_header crops strips", "numpy cv2 pyarrow msgspec scipy"),
+    "data": layer("formats/ images picture_header crops overlaps strips", "numpy cv2 pyarrow msgspec scipy"),
     "network": layer("network/", "torch torchvision timm safetensors numpy"),
     "use": layer("predict sharpen training/", "torch safetensors numpy cv2"),
     "run": layer("execute/", "ray"),

@@ -31,16 +31,16 @@ class Joined:
     parts: tuple[Polygon, ...]
 
 
-def predict_parts(annotator: Annotator, items: Sequence[tuple[Image, FloatArray]]) -> list[list[Prediction]]:
+def predict_parts(annotator: Annotator, items: Sequence[tuple[Image, FloatArray]], overlaps: bool = False) -> list[list[Prediction]]:
     """Predict boxes (N, 4) of pictures as :meth:`Annotator.predict` does, then once more each part of an object with several, in a closer
     crop around it.
 
     A part's second outline replaces its first where the two agree (``SAME``). An object in one part costs nothing more.
     """
-    first = annotator.predict(items)
+    first = annotator.predict(items, overlaps)
     parts = [[part for one in found for part in one.parts] for found in first]
     closer = [(image, np.stack([bounds((part,)) for part in one])) for (image, _), one in zip(items, parts, strict=True) if one]
-    again = iter(annotator.predict(closer) if closer else ())
+    again = iter(annotator.predict(closer, overlaps=True) if closer else ())
     result: list[list[Prediction]] = []
     for (image, _), found, one in zip(items, first, parts, strict=True):
         second = iter(next(again) if one else ())

@@ -29,6 +29,8 @@ class ConvertOptions:
     device: str = "auto"
     mode: str = "per-instance"
     components_from_truth: bool = False
+    overlaps: bool = False
+    """Leave a pixel that two outlines claim to both."""
     existing: str = "predict"
     categories: tuple[str, ...] = ()
     bbox_format: str | None = None

@@ -22,7 +22,7 @@ from autopoly.types import Dataset, Id
 
 LOOKED_AT, LOOK_S = 50, 2.0
 """Pictures looked for before a run, and seconds spent on it at most."""
-PLAIN_INPUTS = ("mode", "components_from_truth", "existing", "bbox_format", "limit", "write_images")
+PLAIN_INPUTS = ("mode", "components_from_truth", "overlaps", "existing", "bbox_format", "limit", "write_images")
 
 
 @dataclass(frozen=True, slots=True)

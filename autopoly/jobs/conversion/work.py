@@ -40,8 +40,11 @@ class Prediction(Protocol):
 class Annotator(Protocol):
     """Turns boxes on pictures into predictions; see :mod:`autopoly.predict`."""
 
-    def predict(self, items: Sequence[tuple[Image, FloatArray]]) -> Sequence[Sequence[Prediction]]:
-        """Give, for each picture (H, W, 3) RGB with boxes (N, 4) xyxy image px, N predictions in the order of the boxes."""
+    def predict(self, items: Sequence[tuple[Image, FloatArray]], overlaps: bool) -> Sequence[Sequence[Prediction]]:
+        """Give, for each picture (H, W, 3) RGB with boxes (N, 4) xyxy image px, N predictions in the order of the boxes.
+
+        Without ``overlaps`` a pixel belongs to one box of its picture alone, as far as they are not nested.
+        """
         ...
 
 
@@ -76,6 +79,7 @@ class Work:
     per_component: bool = False
     components_from_truth: bool = False
     auto_components: bool = False
+    overlaps: bool = False
     keep_existing: bool = False
     categories: frozenset[Id] | None = None
     min_quality: float = 0.0

@@ -56,7 +56,9 @@ class ConvertWorker:
         self._dataset = work.source.open()
         self._retry = part_rows.read_failures(work.retry) if work.retry else None
         annotator = work.load(work.checkpoint, work.device, work.tolerance, threads)
-        self._predict = partial(predict_parts, annotator) if work.auto_components else annotator.predict
+        predict = partial(predict_parts, annotator) if work.auto_components else annotator.predict
+        # The components of one object may overlap as they like.
+        self._predict = partial(predict, overlaps=work.overlaps or work.per_component)
         self._reading = threading.Lock()
         self._stopped = False
 
