@@ -17,6 +17,7 @@ from autopoly.crops import Crop, cut
 from autopoly.errors import DataError, RunError
 from autopoly.geometry.boxes import problem_of
 from autopoly.geometry.contours import clockwise, trace_field
+from autopoly.geometry.corrections import followed
 from autopoly.geometry.matching import match
 from autopoly.geometry.polygons import clean, to_shapely
 from autopoly.network.checkpoint import fingerprint, load_network, resolve
@@ -137,7 +138,8 @@ class Annotator:
 
         ``box`` (4,) xyxy, ``contour`` (V, 2) image px with the moved vertices in place, ``fixed`` (V,) bool marks them. The ring may come
         from :meth:`contours` or this method (V = K), or be any other, such as a polygon of :meth:`polygons`. The result (K, 2) has the
-        fixed vertices where they are; all others are predicted anew, from the box and the fixed ones.
+        fixed vertices where they are; all others are predicted anew, from the box and the fixed ones, and those beside a fixed one go
+        with it (:mod:`autopoly.geometry.corrections`).
         """
         count = self.network.config.vertices
         ring, held = np.asarray(contour, dtype=np.float64), np.asarray(fixed, dtype=bool)
@@ -146,11 +148,9 @@ class Annotator:
         if len(ring) != count:
             ring, held = _as_contour(ring, held, np.asarray(box, dtype=np.float64), count)
         (crop,) = self._crops(image, np.asarray(box, dtype=np.float64).reshape(1, 4))
-        placed = torch.from_numpy(crop.to_crop(ring).astype(np.float32))
-        (answer,) = self._answers([crop], placed[None], torch.from_numpy(held)[None])
-        refined = crop.to_image(answer.contour)
-        refined[held] = ring[held]
-        return refined
+        placed = torch.from_numpy(crop.to_crop(ring).astype(np.float32)).expand(2, -1, -1)
+        free, refined = self._answers([crop, crop], placed, torch.from_numpy(np.stack([np.zeros_like(held), held])))
+        return followed(crop.to_image(free.contour), crop.to_image(refined.contour), ring, held)
 
     def _crops(self, image: Image, boxes: FloatArray) -> Iterator[Crop]:
         if not isinstance(image, np.ndarray):

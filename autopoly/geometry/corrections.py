@@ -1,0 +1,45 @@
+"""Let a contour follow the vertices that a user has put in place. K contour vertices, M of them held."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autopoly.types import FloatArray
+
+REACH = 3.0
+"""Vertices over which the errors of a contour go together: the length of a Matern 3/2 covariance, fitted on training images."""
+NOISE = 1e-3
+"""Variance of a correction, relative: what keeps two corrections side by side from tearing at the contour."""
+
+
+def followed(free: FloatArray, refined: FloatArray, places: FloatArray, held: NDArray[np.bool_]) -> FloatArray:
+    """Give ``refined`` (K, 2) with the vertices ``held`` (K,) at their ``places`` (K, 2) and the others moved as far as is likely.
+
+    ``free`` is what the network says without corrections, ``refined`` with them. Each correction shows an error of ``free``; the errors of
+    neighbours resemble it, by a Gaussian process along the contour. What ``refined`` has already made of a correction, as its free
+    neighbours show, counts as done.
+    """
+    at = np.flatnonzero(held)
+    if not len(at) or held.all():
+        return np.where(held[:, None], places, refined)
+    moved = refined - free
+    taken = (moved[_nearest(held, at, -1)] + moved[_nearest(held, at, 1)]) / 2  # (M, 2)
+    apart = np.abs(np.arange(len(held))[:, None] - at)  # (K, M)
+    covariance = _covariance(np.minimum(apart, len(held) - apart))
+    weights = np.linalg.solve(covariance[at] + NOISE * np.eye(len(at)), places[at] - free[at] - taken)
+    return np.where(held[:, None], places, refined + covariance @ weights)
+
+
+def _nearest(held: NDArray[np.bool_], at: NDArray[np.int64], step: int) -> NDArray[np.int64]:
+    """Find the next vertex that is not held, from each of ``at`` (M,) on in steps of 1 or -1."""
+    at = at.copy()
+    while held[at].any():
+        at[held[at]] += step
+        at %= len(held)
+    return at
+
+
+def _covariance(distance: NDArray[np.int64]) -> FloatArray:
+    scaled = np.sqrt(3) * distance / REACH
+    return np.asarray((1 + scaled) * np.exp(-scaled))
