@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from autopoly import devices
 from autopoly.crops import Crop, cut
 from autopoly.errors import DataError, RunError
 from autopoly.geometry.boxes import problem_of
@@ -32,9 +33,6 @@ SMALLEST_BATCH = 8
 """Smaller batches are padded: matrix products of one or two rows take another path, whose last bits differ."""
 STRIPS = 128
 """Strips of one pass over the edges."""
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "_STATUS_ALLOC_FAILED")
-"""How torch's allocators for the processor and for Apple GPUs, and NVIDIA's libraries, say it in a plain RuntimeError."""
-
 PART_SHARE = 0.02
 """A part of a mask's outline counts as one of its parts from this share of the whole area."""
 
@@ -78,7 +76,7 @@ class Annotator:
         self.network = network.eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = torch.device(device)
         self.tolerance = tolerance
-        self.dtype = _fast_dtype(self.device)
+        self.dtype = torch.bfloat16 if devices.has_bf16(device) else torch.float32
         self._busy = threading.Lock()
 
     def polygons(self, image: Image, boxes: ArrayLike, overlaps: bool = False) -> tuple[list[list[FloatArray]], FloatArray]:
@@ -173,7 +171,7 @@ class Annotator:
         try:
             return self._batch(crops, placed, fixed)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            if not devices.is_out_of_memory(error):
                 raise
             said = " ".join(str(error).split())[:120]
         # Out of the except block, which would hold the tensors of the failed attempt.
@@ -268,32 +266,7 @@ def load(checkpoint: str | Path | None = None, device: str = "auto", tolerance: 
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    return Annotator(load_network(checkpoint), choose_device(device), tolerance)
+    return Annotator(load_network(checkpoint), devices.choose(device), tolerance)
 
 
-def choose_device(device: str) -> str:
-    """Resolve ``auto`` to the best device of this machine; raise DataError for one that is not there."""
-    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device == "auto":
-        return next(name for name in ("cuda", "mps", "cpu") if here[name])
-    if not here.get(device.split(":")[0], False):
-        raise DataError(f"device {device!r} is not available on this machine; use --device auto or cpu")
-    return device
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether torch or numpy asked for more memory than there is, on a GPU or on the processor."""
-    said = str(error)
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in said for word in OUT_OF_MEMORY)
-
-
-def _fast_dtype(device: torch.device) -> torch.dtype:
-    """bf16 where the hardware multiplies it, else float32."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
-        return torch.bfloat16
-    return torch.float32
-
-
-__all__ = ["Annotator", "Outline", "Prediction", "choose_device", "fingerprint", "load", "resolve"]
+__all__ = ["Annotator", "Outline", "Prediction", "fingerprint", "load", "resolve"]

@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from autopoly import devices
 from autopoly.config import NetworkConfig
 from autopoly.jobs import source
 from autopoly.network import checkpoint
 from autopoly.network.siamanno import SiamAnno
-from autopoly.predict import choose_device
 from autopoly.training.batches import AHEAD, Stream, loader
 from autopoly.training.cache import CacheConfig, Source
 from autopoly.training.loop import step
@@ -57,7 +57,7 @@ def main() -> None:
         data = args.data or drawn(Path(scratch) / "data")
         samples = cached([Source("data", source.locate(data, None, None, None).open())], Path(scratch) / "cache", CacheConfig())
         print(f"{len(samples.train):,} samples, batch {args.batch}, side {args.side} px, {args.loaders} loaders, {args.rounds} rounds")
-        found = measured(network, samples, config, choose_device(args.device), args.steps, args.rounds)
+        found = measured(network, samples, config, devices.choose(args.device), args.steps, args.rounds)
     for name, speeds in found.items():
         print(f"{name:<8} {statistics.median(speeds):8.1f} samples/s  ({', '.join(f'{one:.1f}' for one in speeds)})")
     ratio = statistics.median(together / alone for together, alone in zip(found["together"], found["network"], strict=True))

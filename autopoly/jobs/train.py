@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 import autopoly
+from autopoly import devices
 from autopoly.config import NetworkConfig
 from autopoly.errors import RunError
 from autopoly.jobs import edge_training, train_sources
@@ -22,7 +23,6 @@ from autopoly.jobs.held_out import BEST, HeldOut
 from autopoly.jobs.train_options import TrainOptions
 from autopoly.network import checkpoint
 from autopoly.network.siamanno import SiamAnno
-from autopoly.predict import choose_device
 from autopoly.training import ranks
 from autopoly.training.cache import CacheConfig, Source, said
 from autopoly.training.edges import EdgeConfig
@@ -48,7 +48,7 @@ def run(options: TrainOptions, tell: Callable[[Report], None], say: Say = lambda
     options.check()
     if saved_step(options.out) is not None and not options.resume:
         raise RunError(f"{options.out}: holds the state of a training; say --resume to go on with it, or choose another --out")
-    with ranks.joined(choose_device(options.device)) as device:
+    with ranks.joined(devices.choose(options.device)) as device:
         if ranks.rank() > 0:
             return _run(options, device, lambda report: None, lambda line: None)
         return _run(options, device, tell, say)

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from autopoly import devices
 from autopoly.config import NetworkConfig
 from autopoly.errors import RecipeError
 from autopoly.geometry import raster
@@ -28,11 +29,7 @@ def dtype_of(precision: str, device: str) -> torch.dtype:
     """
     kind = torch.device(device).type
     if precision == "auto":
-        if kind == "cuda":
-            # Not the emulation, which says yes on every card and is slow.
-            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-        fast = kind == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-        return torch.bfloat16 if fast else torch.float32
+        return torch.bfloat16 if devices.has_bf16(device) else torch.float16 if kind == "cuda" else torch.float32
     if precision == "fp16" and kind != "cuda":
         raise RecipeError(f"--precision fp16: needs a CUDA device, this is {kind}; choose bf16, fp32 or auto")
     return PRECISIONS[precision]

@@ -9,7 +9,7 @@ import pytest
 import shapely
 import torch
 
-from autopoly import predict
+from autopoly import devices, predict
 from autopoly.config import NetworkConfig
 from autopoly.errors import DataError, RunError
 from autopoly.geometry.polygons import to_shapely
@@ -181,5 +181,5 @@ def test_refine_says_what_it_wants(annotator: predict.Annotator, photo: np.ndarr
 def test_a_device_that_is_not_there_is_one_line() -> None:
     if torch.backends.mps.is_available():
         pytest.skip("this machine has one")
-    with pytest.raises(DataError, match="'mps' is not available"):
-        predict.choose_device("mps")
+    with pytest.raises(DataError, match="--device mps: torch sees no such device"):
+        devices.choose("mps")

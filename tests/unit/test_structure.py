@@ -34,7 +34,7 @@ LAYERS = {
     "pure": layer("geometry/ metrics/", "numpy shapely pycocotools cv2 contourpy"),
     "data": layer("formats/ images picture_header crops overlaps strips", "numpy cv2 pyarrow msgspec scipy"),
     "network": layer("network/", "torch torchvision timm safetensors numpy"),
-    "use": layer("predict sharpen training/", "torch safetensors numpy cv2"),
+    "use": layer("devices predict sharpen training/", "torch safetensors numpy cv2"),
     "run": layer("execute/", "ray"),
     "jobs": layer("jobs/ report/ recipes", "numpy cv2 pyarrow msgspec pydantic torch jinja2 matplotlib skimage"),
     "face": layer("cli/ __main__ __init__", "typer rich"),

@@ -30,23 +30,18 @@ def cluster(address: str) -> Nodes:
 def device_kind(device: str, nodes: Nodes = ()) -> str:
     """Give the kind of device a run uses: auto takes a GPU where torch sees one, or where a machine of the cluster (``nodes``) has one.
 
-    Raise RunError for one this machine or the cluster lacks.
+    Raise DataError for one that this machine lacks, RunError for one that the cluster lacks.
     """
     if nodes:
         there = any(node.get("GPU", 0) > 0 for node in nodes)
         if device == "cuda" and not there:
             raise RunError("--device cuda: no machine of the Ray cluster offers a GPU; use --device auto")
         return ("cuda" if there else "cpu") if device == "auto" else device
-    if device == "cpu":
+    if device == "cpu":  # known without torch, which takes two seconds to load
         return device
-    import torch
+    from autopoly import devices
 
-    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == "auto":
-        return next(kind for kind in ("cuda", "mps", "cpu") if found[kind])
-    if not found[device]:
-        raise RunError(f"--device {device}: torch sees no such device here; use --device auto")
-    return device
+    return devices.choose(device)
 
 
 def workers(asked: int | Literal["auto"], device: str, boxes: int, shards: int, nodes: Nodes = ()) -> int:
