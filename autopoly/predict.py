@@ -17,7 +17,7 @@ from autopoly import devices
 from autopoly.crops import Crop, cut
 from autopoly.errors import DataError, RunError
 from autopoly.geometry.boxes import problem_of
-from autopoly.geometry.contours import clockwise, trace_field
+from autopoly.geometry.contours import clockwise, single_ring, trace_field
 from autopoly.geometry.corrections import followed
 from autopoly.geometry.matching import match
 from autopoly.geometry.polygons import clean, to_shapely
@@ -136,8 +136,8 @@ class Annotator:
 
         ``box`` (4,) xyxy, ``contour`` (V, 2) image px with the moved vertices in place, ``fixed`` (V,) bool marks them. The ring may come
         from :meth:`contours` or this method (V = K), or be any other, such as a polygon of :meth:`polygons`. The result (K, 2) has the
-        fixed vertices where they are; all others are predicted anew, from the box and the fixed ones, and those beside a fixed one go
-        with it (:mod:`autopoly.geometry.corrections`).
+        fixed vertices where they are; all others are predicted anew, from the box and the fixed ones: the better outline of the two, as
+        in :meth:`predict`, changed as the contour changes under the corrections (:mod:`autopoly.geometry.corrections`).
         """
         count = self.network.config.vertices
         ring, held = np.asarray(contour, dtype=np.float64), np.asarray(fixed, dtype=bool)
@@ -148,7 +148,22 @@ class Annotator:
         (crop,) = self._crops(image, np.asarray(box, dtype=np.float64).reshape(1, 4))
         placed = torch.from_numpy(crop.to_crop(ring).astype(np.float32)).expand(2, -1, -1)
         free, refined = self._answers([crop, crop], placed, torch.from_numpy(np.stack([np.zeros_like(held), held])))
-        return followed(crop.to_image(free.contour), crop.to_image(refined.contour), ring, held)
+        best = self._contour(image, np.asarray(box, dtype=np.float64), crop, free)
+        return followed(best, best + crop.to_image(refined.contour) - crop.to_image(free.contour), ring, held)
+
+    def _contour(self, image: Image, box: FloatArray, crop: Crop, answer: _Answer) -> FloatArray:
+        """Give the better of an answer's two outlines as one contour (K, 2), image px, its vertices matched as in training."""
+        pairs = [self._outlines(crop, answer)]
+        if self.network.edge is not None:
+            self._sharpen([(image, box[None])], pairs)
+        contour = crop.to_image(answer.contour)
+        outline = pairs[0][0].polygons
+        if answer.quality[0] >= answer.quality[1]:
+            return outline[0].exterior
+        try:
+            return match(single_ring(outline), box, len(contour))
+        except DataError:  # an outline without an area
+            return contour
 
     def _crops(self, image: Image, boxes: FloatArray) -> Iterator[Crop]:
         if not isinstance(image, np.ndarray):

@@ -1,12 +1,12 @@
-"""Measure what a user's corrections are worth: mean IoU of the contour after 0, 1, 2, 3 and 5 of them.
+"""Measure what a user's corrections are worth: mean IoU of the outline after 0, 1, 2, 3 and 5 of them.
 
     python benchmarks/clicks.py DATASET [--checkpoint C] [--limit N] [--min-side 32] [--json FILE]
 
 DATASET has masks, in any format. A click puts right the vertex where the contour is farthest from the outline as an annotator sees it: the
 vertex goes to the point of the true outline it is matched with. After each click the network predicts all other vertices again
 (``Annotator.refine``, all corrected ones fixed). Beside it stands what the same clicks give without the network: the corrected vertices
-moved, the others where they were. Population: instances whose box has a shorter side of MIN_SIDE px and more; the contour, not clipped,
-against the mask at full image resolution.
+moved, the others where they were. Population: instances whose box has a shorter side of MIN_SIDE px and more; the outline as
+K vertices, not clipped, against the mask at full image resolution.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main() -> None:
     if not rows:
         raise SystemExit(f"{args.dataset}: no instance with a mask and a side of {args.min_side:g} px")
     told = np.array(rows).mean(axis=0)  # (clicks, with the network or without)
-    print(f"{args.dataset}: {len(rows):,} instances with a side of {args.min_side:g} px and more; mean IoU of the contour, percent\n")
+    print(f"{args.dataset}: {len(rows):,} instances with a side of {args.min_side:g} px and more; mean IoU of the outline, percent\n")
     print("| clicks | predicted again | gain | vertices moved alone | gain |\n|---|---|---|---|---|")
     for clicks, (again, alone) in zip(CLICKS, 100 * told, strict=True):
         print(f"| {clicks} | {again:.1f} | {again - 100 * told[0, 0]:+.1f} | {alone:.1f} | {alone - 100 * told[0, 1]:+.1f} |")
@@ -100,10 +100,10 @@ def corrected(
     annotator: predict.Annotator, image: NDArray[np.uint8], box: FloatArray, truth: FloatArray, mask: NDArray[np.bool_]
 ) -> list[tuple[float, float]]:
     """Give the IoU after each number of CLICKS, with the network's new prediction and with the vertices moved alone."""
-    found, _ = annotator.contours(image, box[None])
-    again, alone = found[0], found[0].copy()
-    places = matching.match(truth, box, len(again))
-    held, moved = np.zeros(len(again), bool), np.zeros(len(again), bool)
+    count = annotator.network.config.vertices
+    held, moved = np.zeros(count, bool), np.zeros(count, bool)
+    again = annotator.refine(image, box, contours.box_contour(box, count), held)
+    alone, places = again.copy(), matching.match(truth, box, count)
     told = []
     for clicks in range(CLICKS[-1] + 1):
         if clicks:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -108,8 +109,8 @@ def both_sets(top):
         coco(top / name / "annotations.json", top / name / "images")
 
 
-def default_sources(top):
-    train = recipes.load(ROOT / "train-default.toml").train
+def sources_of(name, top):
+    train = recipes.load(ROOT / f"{name}.toml").train
     for path in (*(path for path, _ in train.train), *train.val):
         coco(top / path / "annotations.json", top / path / "images")
 
@@ -127,7 +128,8 @@ DATA = {
     "score": predictions,
     "train": both_sets,
     "finetune": both_sets,
-    "train-default": default_sources,
+    "train-default": partial(sources_of, "train-default"),
+    "train-coco": partial(sources_of, "train-coco"),
     "paper/cityscapes": cityscapes,
     "paper/cityscapes-components": cityscapes,
     "paper/kitti": kitti,
