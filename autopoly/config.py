@@ -39,3 +39,34 @@ class NetworkConfig:
     """Largest offset of each refinement, in crop sides (times tanh)."""
     edge_width: int = 0
     """Channels of the edge pass, which moves a finished outline onto the edge in the picture; 0 = none (paper)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearningConfig:
+    """How the network learns, as far as a user may choose it. The paper is silent on all of it."""
+
+    minutes: float | None = None
+    """Training time; None = by steps or epochs. Time spent before a resume counts."""
+    batch: int = 32
+    """Samples of a step, of all processes together."""
+    rate: float = 1e-3
+    """Peak learning rate of new layers."""
+    backbone_rate: float = 0.3
+    """Learning rate of the backbone, relative."""
+    decay: float = 0.05
+    warmup: int = 200
+    """Steps of linear warm-up."""
+    clip: float = 5.0
+    """Largest gradient norm."""
+    ema: float = 0.999
+    """Memory of the averaged weights, per step."""
+    sides: tuple[tuple[float, int], ...] = ((0.0, 160), (0.72, 224))
+    """Crop side from a share of the schedule on."""
+    unfreeze: float = 1.0
+    """Share of the schedule after which the whole backbone is trained."""
+    precision: str = "auto"
+    """fp32, bf16, or fp16 with a scaled loss (CUDA alone); auto takes the fastest that the device has."""
+    seed: int = 0
+    validations: int = 10
+    """How often held-out samples are measured, in equal shares of the schedule: by the clock, two runs would differ."""
+    validation_samples: int = 512

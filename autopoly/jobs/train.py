@@ -16,7 +16,7 @@ import torch
 
 import autopoly
 from autopoly import devices
-from autopoly.config import NetworkConfig
+from autopoly.config import LearningConfig, NetworkConfig
 from autopoly.errors import RunError
 from autopoly.jobs import edge_training, train_sources
 from autopoly.jobs.held_out import BEST, HeldOut
@@ -137,8 +137,7 @@ def _say_samples(sources: list[Source], samples: Samples, say: Say) -> None:
 
 
 def _config(options: TrainOptions, count: int) -> TrainConfig:
-    same = {one.name for one in dataclasses.fields(TrainConfig)} & {one.name for one in dataclasses.fields(TrainOptions)}
-    values = {name: getattr(options, name) for name in same}
+    values = {one.name: getattr(options, one.name) for one in dataclasses.fields(LearningConfig)}
     return TrainConfig(**values, steps=max(1, round(options.epochs * count / options.batch)), loaders=options.workers)
 
 

@@ -7,18 +7,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from autopoly.config import LearningConfig
 from autopoly.errors import RecipeError
 from autopoly.jobs.conversion.options import DEVICES
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
-@dataclass(frozen=True, slots=True)
-class TrainOptions:
-    """Every option of ``autopoly train``. ``train`` holds (path, weight) pairs, ``val`` datasets that are held out whole.
-
-    The meaning and unit of those about learning are in :class:`autopoly.training.schedule.TrainConfig`.
-    """
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions(LearningConfig):
+    """Every option of ``autopoly train``. ``train`` holds (path, weight) pairs, ``val`` datasets that are held out whole."""
 
     train: tuple[tuple[Path, float], ...]
     out: Path
@@ -28,26 +26,12 @@ class TrainOptions:
     shapes: float = 0.0
     """Share of the samples that are drawn shapes with exact edges (:mod:`autopoly.training.shapes`)."""
     epochs: float = 4.0
-    minutes: float | None = None
     edge_steps: int = 0
     """After the training: steps of the edge pass (:mod:`autopoly.training.edges`), 0 = none."""
-    batch: int = 32
-    rate: float = 1e-3
-    backbone_rate: float = 0.3
-    decay: float = 0.05
-    warmup: int = 200
-    clip: float = 5.0
-    ema: float = 0.999
-    sides: tuple[tuple[float, int], ...] = ((0.0, 160), (0.72, 224))
-    unfreeze: float = 1.0
-    precision: str = "auto"
-    validations: int = 10
-    validation_samples: int = 512
     backbone: str | None = None
     init: str | None = None
     device: str = "auto"
     workers: int = 1
-    seed: int = 0
     resume: bool = False
 
     def check(self) -> None:

@@ -5,42 +5,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from autopoly.config import LearningConfig
 from autopoly.training.augment import AugmentConfig
 from autopoly.training.losses import LossConfig
 
 
-@dataclass(frozen=True, slots=True)
-class TrainConfig:
-    """How long and how fast the network learns. The paper is silent on all of it but alpha."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig(LearningConfig):
+    """How long and how fast the network learns."""
 
-    minutes: float | None = None
-    """Training time; None = by ``steps``. Time spent before a resume counts."""
     steps: int = 8000
-    batch: int = 32
-    """Samples of a step, of all processes together."""
-    rate: float = 1e-3
-    """Peak learning rate of new layers."""
-    backbone_rate: float = 0.3
-    """Learning rate of the backbone, relative."""
-    decay: float = 0.05
-    warmup: int = 200
-    """Steps of linear warm-up."""
-    clip: float = 5.0
-    """Largest gradient norm."""
-    ema: float = 0.999
-    """Memory of the averaged weights, per step."""
-    sides: tuple[tuple[float, int], ...] = ((0.0, 160), (0.72, 224))
-    """Crop side from a share of the schedule on."""
-    unfreeze: float = 1.0
-    """Share of the schedule after which the whole backbone is trained."""
-    precision: str = "auto"
-    """fp32, bf16, or fp16 with a scaled loss (CUDA alone); auto takes the fastest that the device has."""
-    seed: int = 0
+    """Training time where there are no ``minutes``."""
     save_every: float = 240.0
     """Seconds between states to resume from."""
-    validations: int = 10
-    """How often held-out samples are measured, in equal shares of the schedule: by the clock, two runs would differ."""
-    validation_samples: int = 512
     loaders: int = 1
     """Processes that make batches; 0 = this one."""
     loss: LossConfig = field(default_factory=LossConfig)
