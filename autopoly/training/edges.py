@@ -34,6 +34,8 @@ class EdgeConfig:
     """Most instances of a source whose outlines are looked along."""
     batch: int = 64
     rate: float = 2e-3
+    clip: float = 1.0
+    """Largest gradient norm."""
     wobble: float = 0.012
     """Standard deviation of the smooth error that is added to predicted outlines, crop sides."""
 
@@ -75,7 +77,9 @@ def fit(edge: EdgePass, known: Sequence[Example], chances: FloatArray, config: E
             logits = edge(torch.from_numpy(batch).to(device))
         optimizer.zero_grad()
         _loss(logits, target).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        # One batch of nothing but noise must not end it.
+        if torch.nn.utils.clip_grad_norm_(edge.parameters(), config.clip).isfinite():
+            optimizer.step()
     edge.eval().requires_grad_(False)
 
 
