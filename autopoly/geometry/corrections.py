@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from autopoly.types import FloatArray
 
-REACH = 3.0
-"""Vertices over which the errors of a contour go together: the length of a Matern 3/2 covariance, fitted on training images."""
+REACH = 2.0
+"""Vertices over which the errors of a contour go together: the length of a Matern 3/2 covariance, chosen on training images."""
 NOISE = 1e-3
 """Variance of a correction, relative: what keeps two corrections side by side from tearing at the contour."""
 
