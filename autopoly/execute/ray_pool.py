@@ -27,7 +27,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 import ray
 from ray import exceptions as ray_errors
 
-DEATHS_IN_A_ROW = 40
+DEATHS_IN_A_ROW = 80
 STARTS_FAILED = 3
 KNOCK_S = 10.0
 _DEATH = (ray_errors.RayActorError, ray_errors.WorkerCrashedError, ray_errors.OutOfMemoryError, ray_errors.NodeDiedError)

@@ -25,6 +25,8 @@ class Ticket:
     shard: Shard
     poison: dict[int, Poison] = field(default_factory=dict)
     suspects: deque[int] = field(default_factory=deque)
+    accused: int | None = None
+    """The record that died alone once: it is left out when it does so again."""
     unexplained: int = 0
     found: int = 0
 
@@ -45,7 +47,11 @@ class Ticket:
         Raise RunError when the worker keeps dying before it has touched a single record.
         """
         if self.suspects:
-            self._leave_out(self.suspects.popleft(), code)
+            # Something else may have ended the worker just then: a person, or the kernel short of memory. What never ends, costs too much.
+            if code == "worker_died" and self.accused != self.suspects[0]:
+                self.accused = self.suspects[0]
+            else:
+                self._leave_out(self.suspects.popleft(), code)
             return
         self.unexplained = self.unexplained + 1 if len(self.poison) == self.found else 1
         self.found = len(self.poison)

@@ -35,13 +35,24 @@ def test_a_healthy_shard_takes_one_call():
 def test_only_the_deadly_records_are_left_out():
     ticket, calls = play({5, 6, 21}, [list(range(k, k + 8)) for k in range(0, 100, 8)])
     assert sorted(ticket.poison) == [5, 6, 21]
-    assert calls <= 1 + 8 + 1 + 8 + 1
+    assert calls <= 1 + 8 + 2 + 1 + 8 + 1 + 1
     assert {poison.code for poison in ticket.poison.values()} == {"worker_died"}
 
 
 def test_every_record_deadly_still_ends():
     ticket, _ = play(set(range(16)), [list(range(k, k + 8)) for k in range(0, 16, 8)])
     assert sorted(ticket.poison) == list(range(16))
+
+
+def test_an_innocent_record_whose_worker_is_ended_from_outside_is_not_left_out():
+    ticket = Ticket(SHARD)
+    ticket.died([3, 4], "worker_died")
+    ticket.died([3], "worker_died")
+    assert ticket.records() == [3]
+    assert not ticket.survived()
+    assert ticket.records() == [4]
+    assert not ticket.survived()
+    assert ticket.records() is None and ticket.survived() and ticket.poison == {}
 
 
 def test_records_deadly_only_together_are_left_out_after_a_few_tries():
