@@ -68,6 +68,11 @@ class _Answer:
     mask: NDArray[np.float32]
     quality: NDArray[np.float32]
 
+    @property
+    def prefers_contour(self) -> bool:
+        """Say whether the contour is the better of the two outlines, by its estimate."""
+        return bool(self.quality[0] >= self.quality[1])
+
 
 class Annotator:
     """A loaded network that turns boxes into polygons. ``tolerance`` is the simplification in image px (0 keeps all vertices)."""
@@ -140,15 +145,15 @@ class Annotator:
         in :meth:`predict`, changed as the contour changes under the corrections (:mod:`autopoly.geometry.corrections`).
         """
         count = self.network.config.vertices
-        ring, held = np.asarray(contour, dtype=np.float64), np.asarray(fixed, dtype=bool)
+        ring, held, place = np.asarray(contour, dtype=np.float64), np.asarray(fixed, dtype=bool), np.asarray(box, dtype=np.float64)
         if ring.ndim != 2 or ring.shape[1] != 2 or len(ring) < 3 or held.shape != (len(ring),):
             raise DataError(f"refine: contour {ring.shape} and fixed {held.shape}; expected (V, 2) and (V,), V at least 3")
         if len(ring) != count:
-            ring, held = _as_contour(ring, held, np.asarray(box, dtype=np.float64), count)
-        (crop,) = self._crops(image, np.asarray(box, dtype=np.float64).reshape(1, 4))
+            ring, held = _as_contour(ring, held, place, count)
+        (crop,) = self._crops(image, place.reshape(1, 4))
         placed = torch.from_numpy(crop.to_crop(ring).astype(np.float32)).expand(2, -1, -1)
         free, refined = self._answers([crop, crop], placed, torch.from_numpy(np.stack([np.zeros_like(held), held])))
-        best = self._contour(image, np.asarray(box, dtype=np.float64), crop, free)
+        best = self._contour(image, place, crop, free)
         return followed(best, best + crop.to_image(refined.contour) - crop.to_image(free.contour), ring, held)
 
     def _contour(self, image: Image, box: FloatArray, crop: Crop, answer: _Answer) -> FloatArray:
@@ -158,7 +163,7 @@ class Annotator:
             self._sharpen([(image, box[None])], pairs)
         contour = crop.to_image(answer.contour)
         outline = pairs[0][0].polygons
-        if answer.quality[0] >= answer.quality[1]:
+        if answer.prefers_contour:
             return outline[0].exterior
         try:
             return match(single_ring(outline), box, len(contour))
@@ -226,7 +231,7 @@ class Annotator:
         cell = self.network.config.crop_side / answer.mask.shape[0]
         outline = tuple(polygon.mapped(crop.to_image) for polygon in trace_field(answer.mask, 0.0, cell))
         both = (Outline(contour, float(answer.quality[0]), answer.mask), Outline(outline, float(answer.quality[1]), answer.mask))
-        return both if both[0].quality >= both[1].quality else (both[1], both[0])
+        return both if answer.prefers_contour else (both[1], both[0])
 
     @torch.inference_mode()
     def _offsets(self, seen: NDArray[np.uint8]) -> FloatArray:

@@ -28,6 +28,7 @@ import ray
 from ray import exceptions as ray_errors
 
 DEATHS_IN_A_ROW = 80
+"""Deaths with no call that came back between them, after which a run is given up: each picture in hand is tried twice."""
 STARTS_FAILED = 3
 KNOCK_S = 10.0
 _DEATH = (ray_errors.RayActorError, ray_errors.WorkerCrashedError, ray_errors.OutOfMemoryError, ray_errors.NodeDiedError)
