@@ -23,6 +23,7 @@ import torch
 
 from autopoly import devices, recipes
 from autopoly.config import NetworkConfig
+from autopoly.execute.local import cpus
 from autopoly.jobs import recipe_data, train_sources
 from autopoly.jobs.held_out import HeldOut
 from autopoly.jobs.train import DRAWN
@@ -71,7 +72,7 @@ def main() -> None:
     options = dataclasses.replace(options, out=args.out)
     sources = train_sources.opened(options)
     cache = CacheConfig.of(args.side, DRAWN if options.shapes else 0)
-    samples = cached(sources, args.out / "cache", cache, options.held_out, options.shapes)
+    samples = cached(sources, args.out / "cache", cache, options.held_out, options.shapes, cpus())
     device = devices.choose(args.device)
     held = HeldOut(sources, samples, options.validation_samples, device, args.out)
     config = TrainConfig(

@@ -18,6 +18,7 @@ import autopoly
 from autopoly import devices
 from autopoly.config import LearningConfig, NetworkConfig
 from autopoly.errors import RunError
+from autopoly.execute.local import cpus
 from autopoly.jobs import edge_training, train_sources
 from autopoly.jobs.held_out import BEST, HeldOut
 from autopoly.jobs.train_options import TrainOptions
@@ -117,7 +118,7 @@ def _start(options: TrainOptions, say: Say) -> SiamAnno:
 def _cached(options: TrainOptions, sources: list[Source]) -> Samples:
     """Build the cache in rank 0 and open it in the others; raise RunError where they do not see it."""
     folder, config = options.out / "cache", CacheConfig.of(max(side for _, side in options.sides), DRAWN if options.shapes else 0)
-    samples = cached(sources, folder, config, options.held_out, options.shapes) if ranks.rank() == 0 else None
+    samples = cached(sources, folder, config, options.held_out, options.shapes, cpus()) if ranks.rank() == 0 else None
     ranks.wait()
     if samples is None:
         if not (folder / "index.json").is_file():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from autopoly.config import NetworkConfig
 
 # Where the strip across the contour is sampled, in crop sides, along the outward normal.
-_STRIP = (-0.12, -0.07, -0.04, -0.018, 0.0, 0.018, 0.04, 0.07, 0.12)
+STRIP = (-0.12, -0.07, -0.04, -0.018, 0.0, 0.018, 0.04, 0.07, 0.12)
 
 
 class CircularConv(nn.Module):
@@ -37,7 +37,7 @@ class Refinement(nn.Module):
         super().__init__()
         self.step = step
         width = config.head_width
-        channels = config.width4 + 2 * len(_STRIP) + 3
+        channels = config.width4 + 2 * len(STRIP) + 3
         self.enter = CircularConv(channels, width, config.head_radius, 1)
         self.cascade = nn.ModuleList(CircularConv(width, width, config.head_radius, dilation) for dilation in config.head_dilations)
         self.out = nn.Sequential(
@@ -71,10 +71,13 @@ class ContourHead(nn.Module):
     III-C).
     """
 
+    strip: Tensor
+
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.refinements = nn.ModuleList(Refinement(config, step) for step in config.steps)
         self.modulate = nn.Conv2d(config.width4 + 1, 1, 3, padding=1)
+        self.register_buffer("strip", torch.tensor(STRIP), persistent=False)  # made anew on a GPU, it would wait for all before it
 
     def forward(self, fused: Tensor, mask: Tensor, boundary: Tensor, initial: Tensor, fixed: Tensor | None) -> list[Tensor]:
         """Give the contour after each refinement.
@@ -89,7 +92,7 @@ class ContourHead(nn.Module):
         contour, contours = initial, []
         for number, refinement in enumerate(self.refinements):
             contour = contour.detach()
-            features = vertex_features(fused, hints, contour, held)
+            features = vertex_features(fused, hints, contour, held, self.strip)
             offsets = refinement(features)
             if number > 0:
                 offsets = offsets * sample(modulation, contour).transpose(1, 2)
@@ -98,9 +101,9 @@ class ContourHead(nn.Module):
         return contours
 
 
-def vertex_features(fused: Tensor, hints: Tensor, contour: Tensor, held: Tensor) -> Tensor:
-    """Give each vertex what it sees (B, C, 1, K): the map, a strip of the hints across the contour, relative coordinates, whether it is
-    held.
+def vertex_features(fused: Tensor, hints: Tensor, contour: Tensor, held: Tensor, strip: Tensor) -> Tensor:
+    """Give each vertex what it sees (B, C, 1, K): the map, the hints at places across the contour (``strip``, crop sides outward), relative
+    coordinates, whether it is held.
 
     Coordinates are made relative as in the paper, III-C: minus the smallest over all vertices, divided by the contour's width and height.
     """
@@ -108,12 +111,11 @@ def vertex_features(fused: Tensor, hints: Tensor, contour: Tensor, held: Tensor)
     relative = (contour - low) / (high - low).clamp(min=1e-3)
     tangent = torch.roll(contour, -1, dims=1) - torch.roll(contour, 1, dims=1)
     normal = F.normalize(torch.stack([tangent[..., 1], -tangent[..., 0]], dim=-1), dim=-1, eps=1e-6)  # outward on a clockwise contour
-    offsets = torch.tensor(_STRIP, device=contour.device, dtype=contour.dtype)
-    across = contour.unsqueeze(2) + normal.unsqueeze(2) * offsets.view(1, 1, -1, 1)  # (B, K, strip, 2)
+    across = contour.unsqueeze(2) + normal.unsqueeze(2) * strip.view(1, 1, -1, 1)  # (B, K, strip, 2)
     batch, count = contour.shape[:2]
-    strip = sample(hints, across.flatten(1, 2)).view(batch, -1, count, len(_STRIP))  # (B, 2, K, strip)
-    strip = strip.transpose(2, 3).reshape(batch, -1, count)
-    parts = [sample(fused, contour).float(), strip, relative.transpose(1, 2) - 0.5, held.unsqueeze(1).to(strip.dtype)]
+    hinted = sample(hints, across.flatten(1, 2)).view(batch, -1, count, len(strip))  # (B, 2, K, strip)
+    hinted = hinted.transpose(2, 3).reshape(batch, -1, count)
+    parts = [sample(fused, contour).float(), hinted, relative.transpose(1, 2) - 0.5, held.unsqueeze(1).to(hinted.dtype)]
     return torch.cat(parts, dim=1).unsqueeze(2)
 
 

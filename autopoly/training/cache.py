@@ -1,17 +1,23 @@
 """From annotated pictures to a cache of crops that training reads. V ring points.
 
 Every instance becomes one sample (all its parts, the instance's box); an instance in several parts gives one more sample per part. The
-cache is a folder of memory-mapped arrays: decoding and warping happen once, an epoch only reads. What cannot be learned from is counted.
+cache is a folder of memory-mapped arrays: decoding and warping happen once, in several processes, an epoch only reads. What cannot be
+learned from is counted.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,7 +25,7 @@ from numpy.typing import NDArray
 
 from autopoly.config import NetworkConfig
 from autopoly.crops import cut
-from autopoly.errors import DataError, Problem
+from autopoly.errors import DataError, Problem, RunError
 from autopoly.geometry import contours, raster
 from autopoly.geometry.polygons import bounds
 from autopoly.images import ImageProblem, read_rgb
@@ -28,7 +34,14 @@ from autopoly.types import Dataset, FloatArray, Instance, Polygon, Record, Rle, 
 
 Row = tuple[int, bool, float, bool, int]
 """Of a sample: number of its source, held out?, shorter box side (image px), whole instance?, record."""
-Write = Callable[[NDArray[np.uint8], NDArray[np.uint8], FloatArray], None]
+Crop = tuple[NDArray[np.uint8], NDArray[np.uint8], FloatArray]
+"""Of a sample: pixels, mask, ring in box units."""
+Made = list[tuple[Crop, float, bool]]
+"""Samples of a record: crop, shorter box side (image px), whole instance?"""
+RECORDS, SHAPES = 24, 40
+"""Fewer records, or drawn shapes, are not worth a process of their own."""
+AHEAD = 4
+"""Results a process may have waiting to be written."""
 LeftOut = dict[str, tuple[int, str]]
 """What is not learned from: by code, how many, and the first, in words."""
 
@@ -77,8 +90,10 @@ def held_out(name: str, image: str, share: float) -> bool:
     return int.from_bytes(digest[:4], "big") < share * 2**32
 
 
-def build(sources: Sequence[Source], folder: Path, config: CacheConfig, share: float) -> None:
+def build(sources: Sequence[Source], folder: Path, config: CacheConfig, share: float, processes: int = 1) -> None:
     """Build the cache in ``folder`` if it is not there, or of other sources. ``share`` of each source's images is held out.
+
+    It is the same for any number of ``processes``.
 
     Masks that autopoly predicted itself are no truth and not learned from. Raise DataError when there is nothing to learn from.
     """
@@ -96,17 +111,27 @@ def build(sources: Sequence[Source], folder: Path, config: CacheConfig, share: f
             for file, array in ((pixels, pixel), (masks, mask), (rings, ring.astype(np.float32))):
                 file.write(array.tobytes())
 
-        for number, source in enumerate(sources):
-            for record in _records(source.dataset):
-                kept = source.held_out or held_out(source.name, record.file_name, share)
-                for pixel, mask, ring, short, whole in _samples(record, source.dataset.image_root, config, left_out):
-                    write(pixel, mask, ring)
-                    rows.append((number, kept, short, whole, record.ordinal))
+        records = [
+            (number, index) for number, source in enumerate(sources) for index in np.flatnonzero(np.asarray(source.dataset.counts) > 0)
+        ]
+        tasks = ((sources[number].dataset.record(int(index)), sources[number].dataset.image_root, config) for number, index in records)
+        for (number, _), (record, found, problems) in zip(
+            records, _each(_samples, tasks, min(processes, len(records) // RECORDS)), strict=True
+        ):
+            for problem in problems:
+                _count(left_out, problem)
+            kept = sources[number].held_out or held_out(sources[number].name, record.file_name, share)
+            for crop, short, whole in found:
+                write(*crop)
+                rows.append((number, kept, short, whole, record.ordinal))
         learned = np.flatnonzero([not held for _, held, *_ in rows])
         if not len(learned):
             raise _nothing(sources, left_out, bool(rows))
         pixels.flush()
-        rows += _draw(folder, len(sources), config, learned, write)
+        drawings = ((folder, learned, config, number) for number in range(config.drawn))
+        for crop in _each(_draw, drawings, min(processes, config.drawn // SHAPES)):
+            write(*crop)
+            rows.append((len(sources), False, config.side / config.scale, True, -1))
     table = np.array(rows, dtype=[("source", "i4"), ("held_out", "?"), ("short", "f4"), ("whole", "?"), ("record", "i8")])
     np.save(folder / "table.npy", table)
     temporary = index.with_suffix(".tmp")
@@ -114,16 +139,35 @@ def build(sources: Sequence[Source], folder: Path, config: CacheConfig, share: f
     os.replace(temporary, index)
 
 
-def _draw(folder: Path, number: int, config: CacheConfig, learned: NDArray[np.intp], write: Write) -> list[Row]:
-    """Draw the cache's shapes with the textures of its photos at ``learned``, as a source of their own, ``number``."""
+def _each(work: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], processes: int) -> Iterator[Any]:
+    """Give the results of ``work`` in the order of its tasks, which several processes share; a few are made in advance."""
+    if processes < 2:
+        yield from (work(*task) for task in tasks)
+        return
+    # Forked children would inherit thread pools without their threads.
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
+        waiting: deque[Future[Any]] = deque()
+        try:
+            for task in tasks:
+                waiting.append(pool.submit(work, *task))
+                if len(waiting) == AHEAD * processes:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise RunError("a process that cuts crops was ended, probably for lack of memory; end others and start again") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _draw(folder: Path, learned: NDArray[np.intp], config: CacheConfig, number: int) -> Crop:
+    """Draw shape ``number`` of a cache with the textures of its photos at ``learned``."""
     size = config.side
-    photos = np.memmap(folder / "pixels.u8", np.uint8, "r").reshape(-1, size, size, 3)
-    rng = np.random.default_rng(0)
-    for _ in range(config.drawn):
-        pixels, ring = shapes.drawn(photos, learned, size, config.scale, rng)
-        in_cache = ((ring - 0.5) / config.scale + 0.5) * size
-        write(pixels, _coverage((Polygon(in_cache),), config), contours.resample(ring, config.ring))
-    return [(number, False, size / config.scale, True, -1)] * config.drawn
+    # The file grows meanwhile: of drawn ones.
+    photos = np.memmap(folder / "pixels.u8", np.uint8, "r", shape=(int(learned[-1]) + 1, size, size, 3))
+    pixels, ring = shapes.drawn(photos, learned, size, config.scale, np.random.default_rng([0, number]))
+    in_cache = ((ring - 0.5) / config.scale + 0.5) * size
+    return pixels, _coverage((Polygon(in_cache),), config), contours.resample(ring, config.ring)
 
 
 def _nothing(sources: Sequence[Source], left_out: LeftOut, held: bool) -> DataError:
@@ -166,32 +210,19 @@ def _describe(source: Source) -> dict[str, object]:
     }
 
 
-def _records(dataset: Dataset) -> Iterator[Record]:
-    for index in np.flatnonzero(np.asarray(dataset.counts) > 0):
-        yield dataset.record(int(index))
-
-
-def _samples(
-    record: Record, root: str, config: CacheConfig, left_out: LeftOut
-) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8], FloatArray, float, bool]]:
-    """Give (crop, mask, ring in box units, shorter box side, whole instance?) for each usable instance and part of a record."""
-    usable = []
-    for instance in record.instances:
-        problem = unusable(instance)
-        if problem is None:
-            usable.append(instance)
-        else:
-            _count(left_out, problem)
-    if not usable:
-        return
+def _samples(record: Record, root: str, config: CacheConfig) -> tuple[Record, Made, list[Problem]]:
+    """Make the samples of a record: one of each usable instance and part; and say what cannot be learned from."""
+    made: Made = []
+    problems = [problem for instance in record.instances if (problem := unusable(instance)) is not None]
+    usable = [instance for instance in record.instances if unusable(instance) is None]
     try:
-        image = read_rgb(record, root)
+        image = read_rgb(record, root) if usable else None
     except ImageProblem as error:
-        _count(left_out, error.problem)
-        return
-    size = (image.shape[0], image.shape[1])
+        return record, made, [*problems, error.problem]
+    if image is None:
+        return record, made, problems
     for instance in usable:
-        parts = parts_of(instance, size)
+        parts = parts_of(instance, (image.shape[0], image.shape[1]))
         samples = [(instance.box, parts, True)]
         if len(parts) > 1:
             samples += [(bounds((part,)), (part,), False) for part in parts]
@@ -199,13 +230,14 @@ def _samples(
             short = float(min(box[2] - box[0], box[3] - box[1]))
             if polygons and not short >= config.smallest_side:
                 if whole:
-                    _count(left_out, Problem("too_small", f"annotation {instance.instance_id}: a side under {config.smallest_side:g} px"))
+                    problems.append(Problem("too_small", f"annotation {instance.instance_id}: a side under {config.smallest_side:g} px"))
                 continue
-            made = _sample(image, box, polygons, config) if polygons else None
-            if made is not None:
-                yield (*made, short, whole)
+            crop = _sample(image, box, polygons, config) if polygons else None
+            if crop is not None:
+                made.append((crop, short, whole))
             elif whole:
-                _count(left_out, Problem("mask_unusable", f"annotation {instance.instance_id} of {record.file_name}"))
+                problems.append(Problem("mask_unusable", f"annotation {instance.instance_id} of {record.file_name}"))
+    return record, made, problems
 
 
 def parts_of(instance: Instance, size: tuple[int, int]) -> tuple[Polygon, ...]:
@@ -221,9 +253,7 @@ def parts_of(instance: Instance, size: tuple[int, int]) -> tuple[Polygon, ...]:
     return tuple(polygon for polygon, area in zip(traced, areas, strict=True) if area >= max(4.0, 0.002 * sum(areas)))
 
 
-def _sample(
-    image: NDArray[np.uint8], box: FloatArray, polygons: tuple[Polygon, ...], config: CacheConfig
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8], FloatArray] | None:
+def _sample(image: NDArray[np.uint8], box: FloatArray, polygons: tuple[Polygon, ...], config: CacheConfig) -> Crop | None:
     crop = cut(image, box, config.scale, config.side)
     # The mask is drawn in the cached crop's own pixels, then averaged down: coverage, not a yes or no.
     moved = tuple(polygon.mapped(crop.to_crop) for polygon in polygons)

@@ -18,12 +18,14 @@ from autopoly.training import augment, cache
 from autopoly.training.cache import CacheConfig, LeftOut, Source
 
 
-def cached(sources: Sequence[Source], folder: Path, config: CacheConfig, share: float = 0.04, shapes: float = 0.0) -> Samples:
-    """Open the cache in ``folder``, or build it (:func:`autopoly.training.cache.build`).
+def cached(
+    sources: Sequence[Source], folder: Path, config: CacheConfig, share: float = 0.04, shapes: float = 0.0, processes: int = 1
+) -> Samples:
+    """Open the cache in ``folder``, or build it in ``processes`` (:func:`autopoly.training.cache.build`).
 
     ``share`` of each source's images is held out; ``shapes`` is the share of the cache's drawn samples in what is drawn to learn from.
     """
-    cache.build(sources, folder, config, share)
+    cache.build(sources, folder, config, share, processes)
     return Samples(folder, config, [source.weight for source in sources], shapes)
 
 

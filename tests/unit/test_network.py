@@ -16,7 +16,7 @@ from autopoly.network.backbone import Backbone, fold_batch_norm
 from autopoly.network.convolution import FastConv2d, use_fast_convolutions
 from autopoly.network.correlation import pixelwise_correlation, target_features
 from autopoly.network.fusion import _double
-from autopoly.network.head import CircularConv, sample, vertex_features
+from autopoly.network.head import STRIP, CircularConv, sample, vertex_features
 from autopoly.network.siamanno import SiamAnno, box_contour
 
 SMALL = NetworkConfig(width16=48, blocks16=1, width8=16, width4=16, head_width=16, vertices=32)
@@ -101,8 +101,8 @@ def test_vertex_coordinates_do_not_feel_shift_or_scale() -> None:
     torch.manual_seed(4)
     contour = torch.rand(1, 32, 2) * 0.3 + 0.2
     fused, hints, held = torch.zeros(1, 4, 8, 8), torch.zeros(1, 2, 8, 8), torch.zeros(1, 32, dtype=torch.bool)
-    first = vertex_features(fused, hints, contour, held)
-    second = vertex_features(fused, hints, contour * torch.tensor([1.7, 0.6]) + 0.1, held)
+    first = vertex_features(fused, hints, contour, held, torch.tensor(STRIP))
+    second = vertex_features(fused, hints, contour * torch.tensor([1.7, 0.6]) + 0.1, held, torch.tensor(STRIP))
     torch.testing.assert_close(first, second)
     relative = first[0, -3:-1, 0]
     assert float(relative.min()) == pytest.approx(-0.5)

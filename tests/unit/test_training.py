@@ -16,7 +16,7 @@ from autopoly.errors import CheckpointError, DataError, RecipeError, RunError
 from autopoly.formats import coco
 from autopoly.geometry import raster
 from autopoly.network.siamanno import Output, SiamAnno, box_contour
-from autopoly.training import augment, batches, loop, losses, objective, schedule
+from autopoly.training import augment, batches, cache, loop, losses, objective, schedule
 from autopoly.training.cache import CacheConfig, Source, held_out
 from autopoly.training.samples import Samples, cached
 from autopoly.types import Polygon
@@ -46,6 +46,16 @@ def test_cache_is_opened_again_only_for_the_same_sources(ellipses: Path, tmp_pat
     assert (tmp_path / "pixels.u8").stat().st_mtime_ns == stamp
     cached([source], tmp_path, dataclasses.replace(CACHE, side=64))
     assert (tmp_path / "pixels.u8").stat().st_mtime_ns != stamp
+
+
+def test_the_cache_is_the_same_for_any_number_of_processes(ellipses: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "RECORDS", 2)
+    monkeypatch.setattr(cache, "SHAPES", 2)
+    source, config = Source("ellipses", coco.read(ellipses)), dataclasses.replace(CACHE, drawn=6)
+    one, two = (cached([source], tmp_path / str(number), config, 0.2, 0.1, number) for number in (1, 2))
+    np.testing.assert_array_equal(one.table, two.table)
+    for name in ("pixels.u8", "masks.u8", "rings.f4"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
 
 
 def test_images_are_held_out_by_their_name_alone() -> None:
@@ -115,6 +125,18 @@ def test_boundary_is_where_coverage_changes() -> None:
     boundary = losses.boundary_of(mask)[0, 0]
     assert float(boundary[3, 2]) == float(boundary[3, 1]) == 1
     assert float(boundary[0, 0]) == 0
+
+
+def test_cells_near_the_outline_weigh_more_in_the_mask_s_loss() -> None:
+    torch.manual_seed(0)
+    target, logits = torch.zeros(1, 1, 12, 12), torch.randn(1, 1, 12, 12)
+    target[..., :, 6:] = 1
+    each = -(target * torch.sigmoid(logits).log() + (1 - target) * torch.sigmoid(-logits).log())
+    near = torch.zeros(12)
+    near[4:8] = 1  # two columns to either side
+    mean = (each * (1 + 3 * near)).sum() / (12 * (8 + 4 * 4))
+    expected = mean + losses.dice(logits, target)
+    torch.testing.assert_close(losses.mask_loss(logits, target, 3.0), expected)
 
 
 def test_true_iou_of_a_square_contour_by_formula() -> None:
