@@ -21,7 +21,7 @@ class LossConfig:
     """Where smooth L1 turns from square to absolute, in box sides. The paper is silent."""
     mask: float = 1.0
     """BCE plus Dice of the auxiliary mask, which the paper does not have."""
-    edge: float = 4.0
+    edge: float = 8.0
     """How much more than others the mask's cells within two of the outline count in its BCE: most cells are easy."""
     quality: float = 0.3
 

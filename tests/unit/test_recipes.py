@@ -79,7 +79,7 @@ def test_the_default_s_recipe_is_that_of_its_checkpoint(shipped):
     assert {path.name: weight for path, weight in train.train} == {name: one["weight"] for name, one in about["trained_on"].items()}
     assert [path.name for path in train.val] == about["held_out"][:1]
     learned = about["training"]
-    for name in ("minutes", "batch", "rate", "warmup", "seed"):
+    for name in ("minutes", "batch", "rate", "warmup", "unfreeze", "seed"):
         assert getattr(train, name) == learned[name], name
     assert [list(one) for one in train.sides] == learned["sides"]
 
