@@ -28,7 +28,8 @@ from autopoly.overlaps import settled
 from autopoly.sharpen import Look, is_large, sharpened
 from autopoly.types import FloatArray, Polygon
 
-BATCH = 32
+BATCH = {"cuda": 128}
+"""Boxes of a batch, 32 on other devices. An H200 answers 1,700 boxes/s in batches of 32, 5,900 of 128, 6,500 of 512."""
 SMALLEST_BATCH = 8
 """Smaller batches are padded: matrix products of one or two rows take another path, whose last bits differ."""
 STRIPS = 128
@@ -183,8 +184,9 @@ class Annotator:
             yield cut(image, box, config.search_scale, config.crop_side)
 
     def _answers(self, crops: Sequence[Crop], initial: torch.Tensor | None = None, fixed: torch.Tensor | None = None) -> Iterator[_Answer]:
-        for start in range(0, len(crops), BATCH):
-            yield from self._fitting(crops[start : start + BATCH], initial, fixed)
+        size = BATCH.get(self.device.type, 32)
+        for start in range(0, len(crops), size):
+            yield from self._fitting(crops[start : start + size], initial, fixed)
 
     def _fitting(self, crops: Sequence[Crop], placed: torch.Tensor | None, fixed: torch.Tensor | None) -> list[_Answer]:
         """Halve a batch that does not fit into memory, down to the smallest; raise RunError where that does not fit either."""

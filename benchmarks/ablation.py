@@ -3,7 +3,7 @@
     python benchmarks/ablation.py DATA [--recipe train-default] [--only VARIANT]... [--seeds 3] [--steps 1000] [--side 160] [--out DIR]
 
 DATA holds the sources of the recipe, whose held-out images measure each run at full resolution. Every run starts from ImageNet weights and
-learns from STEPS batches of 32; with a seed, all variants see the same batches, as far as they have the same sources. Printed is the mean
+learns from STEPS batches of BATCH; with a seed, all variants see the same batches, as far as they have the same sources. Printed is the mean
 over the seeds, and each seed's difference from the run as the recipe has it. What is finished is kept in OUT: the same command goes on.
 """
 
@@ -61,6 +61,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=[name for name in VARIANTS if name != AS_IT_IS])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--side", type=int, default=160)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
@@ -75,9 +76,7 @@ def main() -> None:
     samples = cached(sources, args.out / "cache", cache, options.held_out, options.shapes, cpus())
     device = devices.choose(args.device)
     held = HeldOut(sources, samples, options.validation_samples, device, args.out)
-    config = TrainConfig(
-        steps=args.steps, batch=options.batch, rate=options.rate, sides=((0.0, args.side),), ema=0.995, validations=1, save_every=1e9
-    )
+    config = TrainConfig(steps=args.steps, batch=args.batch, sides=((0.0, args.side),), ema=0.995, validations=1, save_every=1e9)
     found: dict[str, list[dict[str, float]]] = {}
     for seed in range(args.seeds):
         for name in (AS_IT_IS, *(args.only or [name for name in VARIANTS if name != AS_IT_IS])):

@@ -63,7 +63,7 @@ def convert(
         str | None, typer.Option(metavar="C", help="A name in checkpoints/ or a folder; the shipped one where not given.")
     ] = None,
     workers: Annotated[
-        str, typer.Option(metavar="N|auto", help="0: in this process, without Ray; N: Ray workers; auto: one per GPU, else by processors.")
+        str, typer.Option(metavar="N|auto", help="0: in this process, without Ray; N: Ray workers; auto: by GPUs, else by processors.")
     ] = "auto",
     address: Annotated[str | None, typer.Option(metavar="A", help="An existing Ray cluster: auto, HOST:PORT or ray://HOST:PORT.")] = None,
     device: Annotated[Device, typer.Option(help="Where the network runs.")] = Device.AUTO,

@@ -123,7 +123,8 @@ def test_workers_and_device_follow_the_cluster_not_this_machine():
     assert placement.device_kind("auto", mixed) == "cuda"
     assert placement.device_kind("cpu", mixed) == "cpu"
     assert placement.device_kind("auto", [PLAIN_NODE]) == "cpu"
-    assert placement.workers("auto", "cuda", 10**6, 500, mixed) == 5
+    assert placement.workers("auto", "cuda", 10**6, 500, mixed) == 1 + 4, "one per GPU where there are two processors for each"
+    assert placement.workers("auto", "cuda", 10**6, 500, [{"CPU": 64.0, "GPU": 2.0}, {"CPU": 6.0, "GPU": 1.0}, PLAIN_NODE]) == 8 + 3
     assert placement.workers("auto", "cpu", 10**6, 500, mixed) == 2 + 8 + 4
     assert placement.workers("auto", "cpu", 10, 3, mixed) == 3
     assert placement.workers(7, "cuda", 10**6, 500, mixed) == 7

@@ -277,3 +277,23 @@ def test_damaged_checkpoint_is_one_line(network: SiamAnno, tmp_path, name: str, 
 def test_missing_checkpoint_names_what_was_looked_for() -> None:
     with pytest.raises(CheckpointError, match=r"no folder with config\.json and weights"):
         checkpoint.resolve("no-such-checkpoint")
+
+
+def test_in_bf16_the_backbone_and_the_head_answer_in_float32_and_learn_in_bf16(network: SiamAnno) -> None:
+    crops, initial = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8), box_contour(64, 1.4, 32)
+    seen: list[torch.dtype] = []
+    hooks = [
+        network.backbone.register_forward_hook(lambda module, given, found: seen.append(found[-1].dtype)),
+        network.head.modulate.register_forward_hook(lambda module, given, found: seen.append(found.dtype)),
+        network.boundary.register_forward_hook(lambda module, given, found: seen.append(found.dtype)),
+    ]
+    try:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            network(crops, initial)
+            network.train()(crops, initial)
+    finally:
+        network.eval()
+        for hook in hooks:
+            hook.remove()
+    float32, bf16 = torch.float32, torch.bfloat16
+    assert seen == [float32, bf16, float32, bf16, bf16, bf16]

@@ -24,7 +24,8 @@ from autopoly.jobs.conversion.work import Image, Prediction, Work
 from autopoly.jobs.source import choose
 from autopoly.types import FloatArray, Instance, Record
 
-GROUP_BOXES = 64
+GROUP_BOXES = {"cuda": 256}
+"""Boxes whose pictures are held at once, 64 on other devices: two batches of the network."""
 GROUP_IMAGES = 32
 GROUP_PIXELS = 64e6
 UNKNOWN_PIXELS = 4e6
@@ -104,13 +105,13 @@ class ConvertWorker:
 
     def _groups(self, numbers: Sequence[int], left_out: Mapping[int, Poison]) -> Iterator[list[_Job]]:
         group: list[_Job] = []
-        boxes, pictures_, pixels = 0, 0, 0.0
+        boxes, pictures_, pixels, most = 0, 0, 0.0, GROUP_BOXES.get(self._work.device, 64)
         for number in numbers:
             job = self._open(number, left_out.get(number))
             if job is None:
                 continue
             more = (len(job.wanted), int(bool(job.wanted)), self._pixels(job.record) if job.wanted else 0.0)
-            if group and (boxes + more[0] > GROUP_BOXES or pictures_ + more[1] > GROUP_IMAGES or pixels + more[2] > GROUP_PIXELS):
+            if group and (boxes + more[0] > most or pictures_ + more[1] > GROUP_IMAGES or pixels + more[2] > GROUP_PIXELS):
                 yield group
                 group, boxes, pictures_, pixels = [], 0, 0, 0.0
             group.append(job)
