@@ -3,8 +3,9 @@
     python benchmarks/ablation.py DATA [--recipe train-default] [--only VARIANT]... [--seeds 3] [--steps 1000] [--side 160] [--out DIR]
 
 DATA holds the sources of the recipe, whose held-out images measure each run at full resolution. Every run starts from ImageNet weights and
-learns from STEPS batches of BATCH; with a seed, all variants see the same batches, as far as they have the same sources. Printed is the mean
-over the seeds, and each seed's difference from the run as the recipe has it. What is finished is kept in OUT: the same command goes on.
+learns from STEPS batches of BATCH; with a seed, all variants see the same batches, as far as they have the same sources. Printed is the
+mean over the seeds, and each seed's difference from the run as the recipe has it. What is finished is kept in OUT: the same command goes
+on.
 """
 
 from __future__ import annotations
