@@ -17,13 +17,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
-from speed import draw
+from speed import converted, draw
 from torch import Tensor
 
-from autopoly.errors import AutopolyError
 from autopoly.network import checkpoint
 from autopoly.network.siamanno import SiamAnno, box_contour
 from autopoly.training.loop import step
@@ -47,8 +47,10 @@ def main() -> None:
     name = torch.cuda.get_device_name()
     print(f"{name}, torch {torch.__version__}, {args.side} px", flush=True)
     network = checkpoint.load_network(args.checkpoint).to("cuda", memory_format=torch.channels_last)  # type: ignore[call-overload]
+    print("\n| batch | " + " | ".join(f"{name} | {name}, CUDA graph" for name in DTYPES) + " |")
+    print("|" + "---|" * (1 + 2 * len(DTYPES)))
     speeds = [measured for batch in BATCHES for measured in answering(network, batch, args.side)]
-    learning(network, args.side)
+    learning(network.train(), args.side)
     torch.cuda.empty_cache()
     with tempfile.TemporaryDirectory() as scratch:
         path = draw(Path(scratch), args.boxes)
@@ -60,9 +62,6 @@ def main() -> None:
 
 def answering(network: SiamAnno, batch: int, side: int) -> list[float]:
     """Print a row of boxes/s of the network alone, and give them."""
-    if batch == BATCHES[0]:
-        print("\n| batch | " + " | ".join(f"{name} | {name}, CUDA graph" for name in DTYPES) + " |")
-        print("|" + "---|" * (1 + 2 * len(DTYPES)))
     crops = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8, device="cuda")
     initial = box_contour(side, network.config.search_scale, network.config.vertices, batch, "cuda").contiguous()
     found = []
@@ -110,14 +109,9 @@ def learning(network: SiamAnno, side: int) -> None:
         found = []
         for tried in (False, True):
             torch.backends.cudnn.benchmark = tried
-            found.append(batch / seconds(lambda: learn(network, state, made, config)))  # noqa: B023
+            found.append(batch / seconds(partial(step, network, state, made, 0.5, config, "cuda", torch.bfloat16)))
         torch.backends.cudnn.benchmark = False
         print(f"| {batch} | {found[0]:.0f} | {found[1]:.0f} |", flush=True)
-
-
-def learn(network: SiamAnno, state: State, made: dict[str, Tensor], config: TrainConfig) -> None:
-    """Take one training step."""
-    step(network, state, made, 0.5, config, "cuda", torch.bfloat16)
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -134,26 +128,9 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def converting(path: Path, named: str, count: int) -> float:
-    """Give boxes/s of several processes that convert the same boxes at once, from the last one's first shard to the first one's last."""
+    """Give boxes/s of several processes together that convert the same boxes, each without its start and its end."""
     with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
-        spans = list(pool.map(converted, [path] * count, [named] * count))
-    # While all are at work, each does its own share: start-up and the tail are left out.
-    return sum(boxes / (last - first) for first, last, boxes in spans)
-
-
-def converted(path: Path, named: str) -> tuple[float, float, int]:
-    """Convert in this process; give when the first and the last shard were done, and the boxes between."""
-    from autopoly.jobs.conversion.options import ConvertOptions
-    from autopoly.jobs.convert import convert
-
-    steps: list[tuple[float, int]] = []
-    with tempfile.TemporaryDirectory() as scratch:
-        options = ConvertOptions(source=path, out=Path(scratch) / "out", workers=0, device="cuda", score=False, checkpoint=named)
-        convert(options, lambda progress: steps.append((time.time(), progress.boxes)))
-    (first, before), (last, after) = steps[0], steps[-1]
-    if last <= first:
-        raise AutopolyError("too few boxes to measure; say more --boxes")
-    return first, last, after - before
+        return sum(one["steady"] for one in pool.map(converted, [path] * count, [0] * count, ["cuda"] * count, [named] * count))
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def bare(path: Path, batches: int = 8) -> dict[str, float]:
     return {"steady": 32 / statistics.median(seconds[2:])}
 
 
-def converted(path: Path, workers: int) -> dict[str, float]:
+def converted(path: Path, workers: int, device: str = "cpu", checkpoint: str | None = None) -> dict[str, float]:
     """Convert, and note when each shard was done."""
     started = time.perf_counter()
     from autopoly.jobs.conversion.options import ConvertOptions
@@ -99,7 +99,7 @@ def converted(path: Path, workers: int) -> dict[str, float]:
 
     steps: list[tuple[float, int]] = []
     with tempfile.TemporaryDirectory() as scratch:
-        options = ConvertOptions(source=path, out=Path(scratch) / "out", workers=workers, device="cpu", score=False)
+        options = ConvertOptions(source=path, out=Path(scratch) / "out", workers=workers, device=device, checkpoint=checkpoint, score=False)
         summary = convert(options, lambda progress: steps.append((time.perf_counter(), progress.boxes)))
         whole = time.perf_counter() - started
     (first, before), (last, after) = steps[0], steps[-1]

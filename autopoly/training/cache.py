@@ -38,8 +38,10 @@ Crop = tuple[NDArray[np.uint8], NDArray[np.uint8], FloatArray]
 """Of a sample: pixels, mask, ring in box units."""
 Made = list[tuple[Crop, float, bool]]
 """Samples of a record: crop, shorter box side (image px), whole instance?"""
-RECORDS, SHAPES = 24, 40
-"""Fewer records, or drawn shapes, are not worth a process of their own."""
+RECORDS = 24
+"""Fewer records are not worth a process of their own."""
+SHAPES = 10
+"""Drawn shapes of one task: what they are textured from travels with each."""
 AHEAD = 4
 """Results a process may have waiting to be written."""
 LeftOut = dict[str, tuple[int, str]]
@@ -93,9 +95,8 @@ def held_out(name: str, image: str, share: float) -> bool:
 def build(sources: Sequence[Source], folder: Path, config: CacheConfig, share: float, processes: int = 1) -> None:
     """Build the cache in ``folder`` if it is not there, or of other sources. ``share`` of each source's images is held out.
 
-    It is the same for any number of ``processes``.
-
-    Masks that autopoly predicted itself are no truth and not learned from. Raise DataError when there is nothing to learn from.
+    It is the same for any number of ``processes``. Masks that autopoly predicted itself are no truth and not learned from. Raise DataError
+    when there is nothing to learn from.
     """
     described = {"config": asdict(config), "share": share, "sources": [_describe(source) for source in sources]}
     index = folder / "index.json"
@@ -112,26 +113,26 @@ def build(sources: Sequence[Source], folder: Path, config: CacheConfig, share: f
                 file.write(array.tobytes())
 
         records = [
-            (number, index) for number, source in enumerate(sources) for index in np.flatnonzero(np.asarray(source.dataset.counts) > 0)
+            (number, at) for number, source in enumerate(sources) for at in np.flatnonzero(np.asarray(source.dataset.counts) > 0).tolist()
         ]
-        tasks = ((sources[number].dataset.record(int(index)), sources[number].dataset.image_root, config) for number, index in records)
-        for (number, _), (record, found, problems) in zip(
-            records, _each(_samples, tasks, min(processes, len(records) // RECORDS)), strict=True
-        ):
+        tasks = ((sources[number].dataset.record(at), sources[number].dataset.image_root, config) for number, at in records)
+        made = _each(_samples, tasks, min(processes, len(records) // RECORDS))
+        for (number, at), (file_name, found, problems) in zip(records, made, strict=True):
             for problem in problems:
                 _count(left_out, problem)
-            kept = sources[number].held_out or held_out(sources[number].name, record.file_name, share)
+            kept = sources[number].held_out or held_out(sources[number].name, file_name, share)
             for crop, short, whole in found:
                 write(*crop)
-                rows.append((number, kept, short, whole, record.ordinal))
+                rows.append((number, kept, short, whole, at))
         learned = np.flatnonzero([not held for _, held, *_ in rows])
         if not len(learned):
             raise _nothing(sources, left_out, bool(rows))
         pixels.flush()
-        drawings = ((folder, learned, config, number) for number in range(config.drawn))
-        for crop in _each(_draw, drawings, min(processes, config.drawn // SHAPES)):
-            write(*crop)
-            rows.append((len(sources), False, config.side / config.scale, True, -1))
+        several = [range(first, min(first + SHAPES, config.drawn)) for first in range(0, config.drawn, SHAPES)]
+        for crops in _each(_draw, ((folder, learned, config, numbers) for numbers in several), min(processes, len(several))):
+            for crop in crops:
+                write(*crop)
+                rows.append((len(sources), False, config.side / config.scale, True, -1))
     table = np.array(rows, dtype=[("source", "i4"), ("held_out", "?"), ("short", "f4"), ("whole", "?"), ("record", "i8")])
     np.save(folder / "table.npy", table)
     temporary = index.with_suffix(".tmp")
@@ -160,14 +161,17 @@ def _each(work: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], processes:
             pool.shutdown(cancel_futures=True)
 
 
-def _draw(folder: Path, learned: NDArray[np.intp], config: CacheConfig, number: int) -> Crop:
-    """Draw shape ``number`` of a cache with the textures of its photos at ``learned``."""
+def _draw(folder: Path, learned: NDArray[np.intp], config: CacheConfig, numbers: range) -> list[Crop]:
+    """Draw the shapes of a cache that have these ``numbers``, with the textures of its photos at ``learned``."""
     size = config.side
     # The file grows meanwhile: of drawn ones.
     photos = np.memmap(folder / "pixels.u8", np.uint8, "r", shape=(int(learned[-1]) + 1, size, size, 3))
-    pixels, ring = shapes.drawn(photos, learned, size, config.scale, np.random.default_rng([0, number]))
-    in_cache = ((ring - 0.5) / config.scale + 0.5) * size
-    return pixels, _coverage((Polygon(in_cache),), config), contours.resample(ring, config.ring)
+    crops: list[Crop] = []
+    for number in numbers:
+        pixels, ring = shapes.drawn(photos, learned, size, config.scale, np.random.default_rng([0, number]))
+        in_cache = ((ring - 0.5) / config.scale + 0.5) * size
+        crops.append((pixels, _coverage((Polygon(in_cache),), config), contours.resample(ring, config.ring)))
+    return crops
 
 
 def _nothing(sources: Sequence[Source], left_out: LeftOut, held: bool) -> DataError:
@@ -210,17 +214,17 @@ def _describe(source: Source) -> dict[str, object]:
     }
 
 
-def _samples(record: Record, root: str, config: CacheConfig) -> tuple[Record, Made, list[Problem]]:
-    """Make the samples of a record: one of each usable instance and part; and say what cannot be learned from."""
+def _samples(record: Record, root: str, config: CacheConfig) -> tuple[str, Made, list[Problem]]:
+    """Make the samples of a record: one of each usable instance and part; give its file name with them, and what cannot be learned from."""
     made: Made = []
     problems = [problem for instance in record.instances if (problem := unusable(instance)) is not None]
     usable = [instance for instance in record.instances if unusable(instance) is None]
     try:
         image = read_rgb(record, root) if usable else None
     except ImageProblem as error:
-        return record, made, [*problems, error.problem]
+        return record.file_name, made, [*problems, error.problem]
     if image is None:
-        return record, made, problems
+        return record.file_name, made, problems
     for instance in usable:
         parts = parts_of(instance, (image.shape[0], image.shape[1]))
         samples = [(instance.box, parts, True)]
@@ -237,7 +241,7 @@ def _samples(record: Record, root: str, config: CacheConfig) -> tuple[Record, Ma
                 made.append((crop, short, whole))
             elif whole:
                 problems.append(Problem("mask_unusable", f"annotation {instance.instance_id} of {record.file_name}"))
-    return record, made, problems
+    return record.file_name, made, problems
 
 
 def parts_of(instance: Instance, size: tuple[int, int]) -> tuple[Polygon, ...]:

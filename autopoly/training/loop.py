@@ -72,7 +72,7 @@ def train(
     """
     dtype = dtype_of(config.precision, device)
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = SiamAnno(network.config)
+    average = SiamAnno(network.config).eval()  # it only answers
     average.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average.load_state_dict(network.state_dict())
     state = State(network, average, config, scaled=dtype == torch.float16)

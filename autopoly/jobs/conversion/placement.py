@@ -54,32 +54,28 @@ def workers(asked: int | Literal["auto"], device: str, boxes: int, shards: int, 
     if asked != "auto":
         return asked
     if nodes:
-        places = (
-            _gpu_workers(int(node.get("GPU", 0)), int(node.get("CPU", 0))) if device == "cuda" else _cpu_workers(int(node.get("CPU", 0)))
-            for node in nodes
-        )
-        return max(1, min(shards, sum(places)))
+        return max(1, min(shards, sum(_places(device, int(node.get("GPU", 0)), int(node.get("CPU", 0))) for node in nodes)))
     if boxes <= SMALL_BOXES or shards < 2 or device == "mps":
         return 0
-    return max(1, min(shards, _gpu_workers(_gpus(), cpus()) if device == "cuda" else _cpu_workers(cpus())))
+    return max(1, min(shards, _places(device, _gpus() if device == "cuda" else 0, cpus())))
 
 
 def seconds(boxes: int, device: str, count: int, nodes: Nodes = ()) -> float:
     """Estimate how long a run takes, roughly."""
     if nodes:
-        lanes = count if device == "cuda" else max(1, int(sum(node.get("CPU", 0) for node in nodes)))
+        there = max(1, int(sum(node.get("GPU" if device == "cuda" else "CPU", 0) for node in nodes)))
+        lanes = min(count, there) if device == "cuda" else there
         return boxes / (BOXES_PER_SECOND[device] * lanes) + 10
     lanes = max(1, min(count, _gpus())) if device == "cuda" else 1 if device == "mps" else cpus()
     return boxes / (BOXES_PER_SECOND[device] * lanes) + (5 + 2 * min(count, 4) if count else 2)
 
 
-def _cpu_workers(processors: int) -> int:
+def _places(device: str, gpus: int, processors: int) -> int:
+    """Give how many workers a machine has room for."""
+    if device == "cuda":
+        return gpus * max(1, min(PER_GPU, processors // (2 * gpus))) if gpus else 0
     # Two threads a worker waste less than one worker with many; below five processors every one gets its own.
     return processors if processors <= 4 else processors // 2
-
-
-def _gpu_workers(gpus: int, processors: int) -> int:
-    return gpus * max(1, min(PER_GPU, processors // (2 * gpus))) if gpus else 0
 
 
 def _gpus() -> int:

@@ -24,8 +24,8 @@ from autopoly.jobs.conversion.work import Image, Prediction, Work
 from autopoly.jobs.source import choose
 from autopoly.types import FloatArray, Instance, Record
 
-GROUP_BOXES = {"cuda": 256}
-"""Boxes whose pictures are held at once, 64 on other devices: two batches of the network."""
+GROUP_BOXES, CUDA_GROUP_BOXES = 64, 256
+"""Boxes whose pictures are held at once: two batches of the network."""
 GROUP_IMAGES = 32
 GROUP_PIXELS = 64e6
 UNKNOWN_PIXELS = 4e6
@@ -105,7 +105,8 @@ class ConvertWorker:
 
     def _groups(self, numbers: Sequence[int], left_out: Mapping[int, Poison]) -> Iterator[list[_Job]]:
         group: list[_Job] = []
-        boxes, pictures_, pixels, most = 0, 0, 0.0, GROUP_BOXES.get(self._work.device, 64)
+        boxes, pictures_, pixels = 0, 0, 0.0
+        most = CUDA_GROUP_BOXES if self._work.device == "cuda" else GROUP_BOXES
         for number in numbers:
             job = self._open(number, left_out.get(number))
             if job is None:
