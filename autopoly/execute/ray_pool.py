@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autopoly.errors import AutopolyError, RunError
-from autopoly.execute.local import bug_line
+from autopoly.execute.local import LANES, bug_line
 from autopoly.execute.shards import MakeWorker, Outcome, Poison, Shard, Worker
 from autopoly.execute.tickets import Ticket
 
@@ -47,7 +47,7 @@ class PoolOptions:
 
 
 class _Host:
-    """The actor: one process with one worker."""
+    """The actor: one process with one worker, which may have several shards at work, each in a thread of its own."""
 
     def start(self, make_worker: MakeWorker, threads: int) -> None:
         # Numeric libraries read it when they are loaded, which the worker does; Ray's own value knows no fractional shares.
@@ -179,16 +179,19 @@ def run(
 
 
 class _Pool:
-    """The driver's side: seats (one actor each, one call in flight) and the tickets that wait for one."""
+    """The driver's side: seats (one actor each, a call in flight for each of its lanes) and the tickets that wait for one."""
 
     def __init__(
         self, make_worker: MakeWorker, shards: Sequence[Shard], options: PoolOptions, in_hand: Callable[[Shard], Sequence[int]]
     ) -> None:
         seats = min(options.workers, len(shards))
         share, gpus = shares(nodes(), seats, options.gpu)
-        self._host: Any = ray.remote(num_cpus=share, num_gpus=gpus, max_restarts=0, max_task_retries=0)(_Host)
-        self._make_worker = ray.put(make_worker)
         self._threads = max(1, int(share))
+        # One thread has nothing to spare for a second shard.
+        self._lanes = LANES if options.gpu or self._threads > 1 else 1
+        host: Any = ray.remote(num_cpus=share, num_gpus=gpus, max_restarts=0, max_task_retries=0)(_Host)
+        self._host = host.options(max_concurrency=self._lanes)
+        self._make_worker = ray.put(make_worker)
         self._options = options
         self._in_hand = in_hand
         self._tickets = deque(Ticket(shard) for shard in shards)
@@ -252,13 +255,15 @@ class _Pool:
                     return
                 raise RunError(f"a worker died {STARTS_FAILED} times while it loaded the checkpoint ({text}); is there enough memory?")
         else:
+            call.ticket.died(self._in_hand(call.ticket.shard), code)
+            self._tickets.appendleft(call.ticket)
+            if self._given(call.actor):
+                return  # They die with it: the last of them hires.
             self._deaths += 1
             if self._deaths >= DEATHS_IN_A_ROW:
                 raise RunError(
                     f"{self._deaths} workers in a row died ({text}); finished shards are kept; see with --workers 0 what happens"
                 )
-            call.ticket.died(self._in_hand(call.ticket.shard), code)
-            self._tickets.appendleft(call.ticket)
         self._hire()
 
     def _anyone_at_work(self) -> bool:
@@ -269,14 +274,25 @@ class _Pool:
         ref = actor.start.remote(self._make_worker, self._threads)
         self._busy[ref] = _Call(actor, None, time.monotonic() + self._options.start_s)
 
+    def _given(self, actor: Any) -> list[Ticket]:
+        return [call.ticket for call in self._busy.values() if call.actor is actor and call.ticket]
+
     def _give_work(self, actor: Any) -> None:
-        if not self._tickets:
+        """Fill the lanes of an actor. A shard that has seen a death has it to itself, so that no other is suspected for its sake."""
+        given = self._given(actor)
+        while self._tickets:
+            alone = any(ticket.suspected for ticket in (self._tickets[0], *given))
+            # Those that still start shall find a shard too.
+            starting = sum(call.ticket is None for call in self._busy.values())
+            if len(given) >= (1 if alone or len(self._tickets) <= starting else self._lanes):
+                return
+            ticket = self._tickets.popleft()
+            shard = ticket.shard
+            ref = actor.process.remote(shard, ticket.records(), tuple(ticket.poison.values()))
+            self._busy[ref] = _Call(actor, ticket, time.monotonic() + self._options.shard_s + self._options.box_s * shard.boxes)
+            given.append(ticket)
+        if not given:
             ray.kill(actor)
-            return
-        ticket = self._tickets.popleft()
-        shard = ticket.shard
-        ref = actor.process.remote(shard, ticket.records(), tuple(ticket.poison.values()))
-        self._busy[ref] = _Call(actor, ticket, time.monotonic() + self._options.shard_s + self._options.box_s * shard.boxes)
 
 
 def _stop(error: ray_errors.RayTaskError, call: _Call) -> AutopolyError:

@@ -32,7 +32,7 @@ class Poison:
 
 
 class Worker(Protocol):
-    """What a job gives to ``run``: lives in one process, loads what it needs once, and handles one shard at a time."""
+    """What a job gives to ``run``: lives in one process, loads what it needs once, and handles shards."""
 
     def process(self, shard: Shard, records: Sequence[int] | None = None, poison: Sequence[Poison] = ()) -> Mapping[str, int]:
         """Run a shard without its ``poison`` records, commit its part, return counts.

@@ -30,6 +30,11 @@ class Ticket:
     unexplained: int = 0
     found: int = 0
 
+    @property
+    def suspected(self) -> bool:
+        """Say whether a worker has died of this shard, or of another that it had at the same time."""
+        return self.unexplained > 0
+
     def records(self) -> list[int] | None:
         """Give the records to run alone next, or None for the whole shard."""
         return [self.suspects[0]] if self.suspects else None

@@ -30,9 +30,7 @@ def parse(value: Any, size: tuple[int, int] | None) -> tuple[Mask | None, bool]:
         return None, False
     rings = [value] if is_number(value[0]) else value
     good = [np.array(ring, dtype=np.float64).reshape(-1, 2) for ring in rings if is_ring(ring)]
-    # Most are far from the limit: only what might be beyond it is measured.
-    far = sum(len(ring) * 2.0 * float(np.abs(ring).max()) for ring in good) > raster.LONGEST_OUTLINE
-    if not good or (far and not raster.can_be_drawn(good, size)):
+    if not good or not raster.can_be_drawn(good, size):
         return None, False
     return tuple(Polygon(ring) for ring in good), len(good) == len(rings)
 

@@ -73,7 +73,7 @@ def of_counts(counts: Sequence[int], size: tuple[int, int]) -> Rle:
 
 def can_be_drawn(rings: Sequence[FloatArray], size: tuple[int, int] | None) -> bool:
     """Say whether rings (V, 2) are finite, and together short enough to be drawn in a picture of ``size`` (None: unknown)."""
-    return all(np.isfinite(ring).all() for ring in rings) and _outline(_clipped(rings, size or (1, 1))) <= LONGEST_OUTLINE
+    return all(np.isfinite(ring).all() for ring in rings) and not _too_long(_clipped(rings, size or (1, 1)))
 
 
 def decode(rle: Rle) -> NDArray[np.bool_]:
@@ -116,10 +116,10 @@ def _draw(rings: Sequence[FloatArray], size: tuple[int, int]) -> Rle | None:
     if not rings or min(size) <= 0:
         return None
     clipped = _clipped(rings, size)
-    length = _outline(clipped)
-    if length > LONGEST_OUTLINE:
+    if _too_long(clipped):
         raise DataError(
-            f"an outline of {length:.3g} px is longer than can be drawn ({LONGEST_OUTLINE:.0e} px); mend the polygon in the source"
+            f"an outline of {_outline(clipped):.3g} px is longer than can be drawn ({LONGEST_OUTLINE:.0e} px); "
+            "mend the polygon in the source"
         )
     return _rle(coco.merge(coco.frPyObjects([ring.reshape(-1).tolist() for ring in clipped], *size)))
 
@@ -128,6 +128,11 @@ def _clipped(rings: Sequence[FloatArray], size: tuple[int, int]) -> list[FloatAr
     # pycocotools walks every edge in fifths of a pixel, on or off the picture: a stray coordinate of 1e9 px would take all memory.
     reach = 4.0 * max(*size, 25_000)
     return [ring.clip(-reach, reach) for ring in rings]
+
+
+def _too_long(rings: Sequence[FloatArray]) -> bool:
+    # Most are far from the limit: only what might be beyond it is measured.
+    return sum(2.0 * len(ring) * float(np.abs(ring).max(initial=0)) for ring in rings) > LONGEST_OUTLINE < _outline(rings)
 
 
 def _outline(rings: Sequence[FloatArray]) -> float:

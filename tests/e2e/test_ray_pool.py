@@ -24,8 +24,11 @@ class Moody:
 
     def __init__(self, threads, folder, moods, together=()):
         self.folder, self.moods, self.together, self.threads = Path(folder), moods, set(together), threads
+        self.at_work = set()
 
     def process(self, shard, records=None, poison=()):
+        self.at_work.add(shard.number)
+        beside = len(self.at_work) - 1
         left_out = {one.record for one in poison}
         time.sleep(0.2)  # long enough for the other worker to take a shard as well
         todo = [record for record in records or range(shard.start, shard.stop) if record not in left_out]
@@ -42,7 +45,8 @@ class Moody:
                     raise mood
         if records is None:
             parts.commit(parts.part_path(self.folder, shard.number, MARK), repr(todo).encode())
-        return {"records": len(todo), "pid": os.getpid(), "threads": int(os.environ["OMP_NUM_THREADS"])}
+        self.at_work.remove(shard.number)
+        return {"records": len(todo), "pid": os.getpid(), "threads": int(os.environ["OMP_NUM_THREADS"]), "beside": beside}
 
     def stop(self):
         pass
@@ -83,6 +87,7 @@ def test_two_workers_on_two_processors_give_what_this_process_gives(tmp_path, mo
     assert sorted(outcome.shard.number for outcome in outcomes) == [shard.number for shard in shards]
     assert len({outcome.counts["pid"] for outcome in outcomes} | {os.getpid()}) == 3
     assert {outcome.counts["threads"] for outcome in outcomes} == {1}
+    assert {outcome.counts["beside"] for outcome in outcomes} == {0}
     assert len(list(local.run(partial(Moody, folder=str(tmp_path / "local"), moods={}), shards))) == len(shards)
     assert contents(tmp_path / "ray") == contents(tmp_path / "local")
 
@@ -94,6 +99,19 @@ def test_a_record_that_kills_and_one_that_hangs_are_left_out_and_nothing_else(tm
     assert parts.missing(shards, tmp_path, MARK) == []
     kept = sorted(record for text in contents(tmp_path).values() for record in eval(text))
     assert kept == [record for record in range(24) if record not in poison]
+
+
+def test_a_worker_with_threads_to_spare_has_two_shards_at_work(tmp_path):
+    _, outcomes = run(tmp_path, {}, workers=1)
+    told = [outcome.counts for outcome in outcomes]
+    assert {counts["threads"] for counts in told} == {2} and {counts["beside"] for counts in told} == {0, 1}
+
+
+def test_what_kills_or_hangs_is_found_beside_another_shard_as_well(tmp_path):
+    shards, outcomes = run(tmp_path, {5: "die", 14: "hang", 22: "die"}, workers=1, shard_s=3.0, box_s=0.0)
+    poison = {one.record: one.code for outcome in outcomes for one in outcome.poison}
+    assert poison == {5: "worker_died", 14: "worker_timeout", 22: "worker_died"}
+    assert parts.missing(shards, tmp_path, MARK) == []
 
 
 @pytest.mark.parametrize(

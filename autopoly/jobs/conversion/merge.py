@@ -34,12 +34,12 @@ class Parts:
     categories: frozenset[Id] | None = None
     before: Dataset | None = None
 
-    def rows(self, shard: Shard) -> list[Row]:
-        """Read the rows of a shard; a retry has no parts for shards without failures."""
+    def rows(self, shard: Shard, polygons: bool = True) -> list[Row]:
+        """Read the rows of a shard, ``polygons`` with them or not; a retry has no parts for shards without failures."""
         path = part_path(self.folder, shard.number, self.mark)
         if self.before is not None and not path.exists():
             return []
-        return part_rows.decode(path, self.mark)
+        return part_rows.decode(path, self.mark, polygons)
 
 
 @dataclass(slots=True)
@@ -74,7 +74,7 @@ def records(parts: Parts, tally: Tally | None = None) -> Iterator[Record]:
 def failures(parts: Parts) -> Iterator[Failure]:
     """Give every failure of the run, in source order."""
     for shard in parts.shards:
-        for row in parts.rows(shard):
+        for row in parts.rows(shard, polygons=False):
             failure = row.failure()
             if failure is not None:
                 yield failure

@@ -91,10 +91,15 @@ def encode(rows: Sequence[Row], mark: str) -> bytes:
     return buffer.getvalue()
 
 
-def decode(path: Path, mark: str) -> list[Row]:
-    """Read a part back, in the order written; raise RunError for one that is damaged or of another run."""
+def decode(path: Path, mark: str, polygons: bool = True) -> list[Row]:
+    """Read a part back, in the order written; raise RunError for one that is damaged or of another run.
+
+    Without ``polygons`` they stay unread, which is most of the work, and the rows have none.
+    """
+    columns = None if polygons else [name for name in SCHEMA.names if name != "polygons"]
     try:
-        table = pq.read_table(parquet_bytes(path))
+        # A part is small: threads would cost more than they save.
+        table = pq.read_table(parquet_bytes(path), columns=columns, use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise RunError(f"{path}: damaged part ({' '.join(str(error).split())[:120]}); delete it and run again") from error
     if (table.schema.metadata or {}).get(b"fingerprint") != mark.encode():
@@ -138,6 +143,6 @@ def _as_dict(row: Row) -> dict[str, Any]:
 
 def _from_dict(values: dict[str, Any]) -> Row:
     height, width = values.pop("height"), values.pop("width")
-    shapes = [[np.asarray(ring, np.float64).reshape(-1, 2) for ring in rings] for rings in values.pop("polygons")]
+    shapes = [[np.asarray(ring, np.float64).reshape(-1, 2) for ring in rings] for rings in values.pop("polygons", ())]
     polygons = tuple(Polygon(rings[0], tuple(rings[1:])) for rings in shapes)
     return Row(size=None if height is None else (height, width), polygons=polygons, **values)
