@@ -28,6 +28,11 @@ from autopoly.errors import AutopolyError, plain_line
 REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE}
 REFUSALS |= {errno.ENAMETOOLONG, errno.ELOOP}
 INTERRUPTED = 130
+GOES_ON = {
+    "score": "run it again",
+    "train": "add --resume to go on from its last state (saved every four minutes)",
+}
+"""What to do after an interruption, for commands that do not simply go on."""
 
 app = typer.Typer(
     name="autopoly",
@@ -108,7 +113,9 @@ def _run() -> int:
             raise
         return _refuse(f"{error.filename or 'this machine'}: {error.strerror}; make room or choose another place")
     if code == INTERRUPTED:
-        typer.echo("autopoly: interrupted; what was finished is kept, the same command goes on from there", err=True)
+        command = sys.argv[1] if len(sys.argv) > 1 else ""
+        hint = GOES_ON.get(command, "what was finished is kept, the same command goes on from there")
+        typer.echo(f"autopoly: interrupted; {hint}", err=True)
     return code
 
 

@@ -33,6 +33,7 @@ def run(
     from autopoly import recipes
     from autopoly.cli.convert import clock, summary_lines
     from autopoly.cli.progress import shown
+    from autopoly.cli.score import notes_of
     from autopoly.jobs import pipeline
     from autopoly.jobs.recipe_data import data_folder
 
@@ -54,6 +55,8 @@ def run(
         from rich.console import Console
 
         Console().print(table_of(result))
+    for line in () if result.score is None else notes_of(result.score):
+        typer.echo(f"note: {line}")
     typer.echo(f"{folder}: {pipeline.RECIPE} has every option, {pipeline.RESULT} every number; {clock(result.seconds)}")
     if result.exit_code:
         raise typer.Exit(result.exit_code)

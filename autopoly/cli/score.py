@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -92,6 +92,11 @@ def score(
     _print(console, result)
 
 
+def notes_of(result: Mapping[str, Any]) -> list[str]:
+    """Give what a reader of a score must know beside its numbers, a line each."""
+    return [f"{one['prediction']}: {note}" for one in result.get("predictions", [result]) for note in one["notes"]]
+
+
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
     """Show instances done: a bar on a terminal, a plain line every few seconds elsewhere."""
@@ -124,7 +129,7 @@ def _print(console: Console, result: dict[str, Any]) -> None:
         f"{convention['population']}, per {convention['per']}, paired by {convention['match']}; {convention['mean']}",
         "mAP, own score: ranked by " + ", ".join(sorted({one["convention"]["map_score"] for one in results})) + f"; {convention['map']}",
         f"masks: {convention['rasteriser']}, {convention['resolution']}; boundary: {convention['boundary']}; [..]: {convention['ci95']}",
-        *(f"{one['prediction']}: {note}" for one in results for note in one["notes"]),
+        *notes_of(result),
         *(f"{one['prediction']}: missing {_missing(one)}" for one in results if one["missing"]),
         *(f"{one['prediction']}: {one['better']} better, {one['worse']} worse than {one['against']}" for one in result.get("deltas", [])),
     ):

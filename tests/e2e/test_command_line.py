@@ -15,6 +15,7 @@ from skimage import data
 from autopoly import cli
 from autopoly.cli import progress
 from autopoly.jobs import convert as convert_job
+from autopoly.jobs import train as train_job
 from autopoly.jobs.conversion.options import ConvertOptions, Progress
 
 
@@ -116,6 +117,15 @@ def test_what_a_user_gets_wrong_is_one_line_and_exit_code_2(autopoly, dataset, t
     assert line.startswith("autopoly: ")
     assert [word for word in words if word not in line] == []
     assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupted_training_says_how_it_goes_on(autopoly, dataset, tmp_path, monkeypatch):
+    def stop(options, tell, say):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_job, "run", stop)
+    code, out, err = autopoly("train", "--train", dataset, "--out", tmp_path / "out")
+    assert (code, out) == (130, "") and "--resume" in err and "the same command goes on" not in err
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typer.main import get_command
 
 import autopoly
 from autopoly.cli import app
+from autopoly.execute import tickets
 from autopoly.formats import FORMATS
 from autopoly.formats.parquet_write import TYPES
 from autopoly.jobs.conversion.run_folder import ANNOTATIONS
@@ -53,6 +54,14 @@ def test_its_tables_match_the_formats():
     formats = re.findall(r"^\| `(\w+)` \| .* \| (yes|no) \|", TEXT.split("## Formats")[1].split("Columns of")[0], re.MULTILINE)
     assert [name for name, _ in formats] == list(FORMATS)
     assert {name for name, written in formats if written == "yes"} == set(ANNOTATIONS)
+
+
+def test_it_names_every_code_of_a_failure():
+    named = set(re.findall(r"`(\w+)`", "".join(line.split(" | ")[0] for line in TEXT.split("| code | |")[1].split("\n\n")[0].splitlines())))
+    training = {"crowd", "mask_unusable", "no_mask", "predicted_mask", "too_small"}  # why an instance is not learned from
+    source = "".join(path.read_text() for path in (README.parent / "autopoly").rglob("*.py"))
+    raised = set(re.findall(r'Problem\(\s*"(\w+)"', source)) - training
+    assert named == raised | set(tickets._WORDS)
 
 
 def test_its_versions_are_those_of_the_lock():
