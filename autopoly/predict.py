@@ -143,7 +143,7 @@ class Annotator:
         ``box`` (4,) xyxy, ``contour`` (V, 2) image px with the moved vertices in place, ``fixed`` (V,) bool marks them. The ring may come
         from :meth:`contours` or this method (V = K), or be any other, such as a polygon of :meth:`polygons`. The result (K, 2) has the
         fixed vertices where they are; all others are predicted anew, from the box and the fixed ones: the better outline of the two, as
-        in :meth:`predict`, changed as the contour changes under the corrections (:mod:`autopoly.geometry.corrections`).
+        in :meth:`predict`, changed near the corrections as the contour changes under them (:mod:`autopoly.geometry.corrections`).
         """
         count = self.network.config.vertices
         ring, held, place = np.asarray(contour, dtype=np.float64), np.asarray(fixed, dtype=bool), np.asarray(box, dtype=np.float64)

@@ -9,6 +9,8 @@ from autopoly.types import FloatArray
 
 REACH = 2.0
 """Vertices over which the errors of a contour go together: the length of a Matern 3/2 covariance, chosen on training images."""
+HEARD = 4.0
+"""Vertices from a correction on which the network's own answer to it counts, less and less: farther away it does more harm than good."""
 NOISE = 1e-3
 """Variance of a correction, relative: what keeps two corrections side by side from tearing at the contour."""
 
@@ -16,19 +18,20 @@ NOISE = 1e-3
 def followed(free: FloatArray, refined: FloatArray, places: FloatArray, held: NDArray[np.bool_]) -> FloatArray:
     """Give ``refined`` (K, 2) with the vertices ``held`` (K,) at their ``places`` (K, 2) and the others moved as far as is likely.
 
-    ``free`` is what the network says without corrections, ``refined`` with them. Each correction shows an error of ``free``; the errors of
-    neighbours resemble it, by a Gaussian process along the contour. What ``refined`` has already made of a correction, as its free
-    neighbours show, counts as done.
+    ``free`` is what the network says without corrections, ``refined`` with them, which counts near the corrections alone. Each correction
+    shows an error of ``free``; the errors of neighbours resemble it, by a Gaussian process along the contour. What ``refined`` has already
+    made of a correction, as its free neighbours show, counts as done. What is far from all corrections stays as in ``free``.
     """
     at = np.flatnonzero(held)
     if not len(at) or held.all():
         return np.where(held[:, None], places, refined)
-    moved = refined - free
-    taken = (moved[_nearest(held, at, -1)] + moved[_nearest(held, at, 1)]) / 2  # (M, 2)
     apart = np.abs(np.arange(len(held))[:, None] - at)  # (K, M)
-    covariance = _covariance(np.minimum(apart, len(held) - apart))
+    apart = np.minimum(apart, len(held) - apart)
+    moved = (refined - free) * (1 - apart.min(axis=1, keepdims=True) / HEARD).clip(0)
+    taken = (moved[_nearest(held, at, -1)] + moved[_nearest(held, at, 1)]) / 2  # (M, 2)
+    covariance = _covariance(apart)
     weights = np.linalg.solve(covariance[at] + NOISE * np.eye(len(at)), places[at] - free[at] - taken)
-    return np.where(held[:, None], places, refined + covariance @ weights)
+    return np.where(held[:, None], places, free + moved + covariance @ weights)
 
 
 def _nearest(held: NDArray[np.bool_], at: NDArray[np.int64], step: int) -> NDArray[np.int64]:

@@ -34,11 +34,14 @@ def test_neighbours_go_along_less_and_less_and_the_far_side_stays(free: FloatArr
     assert np.abs(moved[50:80]).max() < 1e-6
 
 
-def test_what_the_network_has_passed_on_is_not_done_twice(free: FloatArray) -> None:
+def test_the_network_is_heard_near_a_correction_and_not_done_twice(free: FloatArray) -> None:
     places = free + np.array([6, 0])
     refined = free.copy()
-    refined[20:41] += (6, 0)
-    np.testing.assert_allclose(followed(free, refined, places, held_at(30)), refined, atol=1e-9)
+    refined[20:41] += (8, 0)  # Of which three quarters count beside the correction: the whole of it.
+    found = followed(free, refined, places, held_at(30)) - free
+    np.testing.assert_allclose(found[26:35, 0], (0, 2, 4, 6, 6, 6, 4, 2, 0), atol=1e-9)
+    refined[60:100] += (50, 50)
+    np.testing.assert_array_equal(followed(free, refined, places, held_at(30)) - free, found)
 
 
 def test_corrections_side_by_side_are_all_kept(free: FloatArray) -> None:
