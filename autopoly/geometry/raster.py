@@ -73,7 +73,7 @@ def of_counts(counts: Sequence[int], size: tuple[int, int]) -> Rle:
 
 def can_be_drawn(rings: Sequence[FloatArray], size: tuple[int, int] | None) -> bool:
     """Say whether rings (V, 2) are finite, and together short enough to be drawn in a picture of ``size`` (None: unknown)."""
-    return all(np.isfinite(ring).all() for ring in rings) and not _too_long(_clipped(rings, size or (1, 1)))
+    return all(np.isfinite(ring).all() for ring in rings) and not _too_long(rings, size or (1, 1))
 
 
 def decode(rle: Rle) -> NDArray[np.bool_]:
@@ -116,7 +116,7 @@ def _draw(rings: Sequence[FloatArray], size: tuple[int, int]) -> Rle | None:
     if not rings or min(size) <= 0:
         return None
     clipped = _clipped(rings, size)
-    if _too_long(clipped):
+    if _too_long(rings, size):
         raise DataError(
             f"an outline of {_outline(clipped):.3g} px is longer than can be drawn ({LONGEST_OUTLINE:.0e} px); "
             "mend the polygon in the source"
@@ -130,9 +130,10 @@ def _clipped(rings: Sequence[FloatArray], size: tuple[int, int]) -> list[FloatAr
     return [ring.clip(-reach, reach) for ring in rings]
 
 
-def _too_long(rings: Sequence[FloatArray]) -> bool:
-    # Most are far from the limit: only what might be beyond it is measured.
-    return sum(2.0 * len(ring) * float(np.abs(ring).max(initial=0)) for ring in rings) > LONGEST_OUTLINE < _outline(rings)
+def _too_long(rings: Sequence[FloatArray], size: tuple[int, int]) -> bool:
+    # Most are far from the limit: only what might be beyond it is clipped and measured.
+    most = sum(2.0 * len(ring) * float(np.abs(ring).max(initial=0)) for ring in rings)
+    return most > LONGEST_OUTLINE and _outline(_clipped(rings, size)) > LONGEST_OUTLINE
 
 
 def _outline(rings: Sequence[FloatArray]) -> float:
