@@ -39,6 +39,8 @@ class NetworkConfig:
     """Largest offset of each refinement, in crop sides (times tanh)."""
     edge_width: int = 0
     """Channels of the edge pass, which moves a finished outline onto the edge in the picture; 0 = none (paper)."""
+    correction_width: int = 0
+    """Channels of the correction pass, which draws the mask again after a user's corrections; 0 = none (paper)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,6 +39,10 @@ class ImageProblem(Exception):
         self.problem = problem
 
 
+# What cannot be decoded is counted and said in a line of ours.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
 def read_rgb(record: Record, root: str | Path) -> NDArray[np.uint8]:
     """Decode a record's picture to (H, W, 3) uint8 RGB, with the height and width that its boxes refer to.
 
@@ -177,14 +181,25 @@ def _bytes(record: Record, root: str | Path, limit: int = -1) -> bytes:
 
 def _decode(record: Record, data: bytes, flags: int) -> NDArray[np.generic]:
     # Never imread: it gives a half picture for a truncated JPEG, without a word, where imdecode gives None.
+    image: NDArray[np.generic] | None
     try:
         image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
     except cv2.error:
         image = None
+    image = _floats(data) if image is None else image
     if image is None:
         line = f"{record.file_name}: truncated, damaged, or no picture OpenCV reads ({len(data)} bytes); copy or convert it again"
         raise ImageProblem(Problem("image_truncated_or_corrupt", line))
     return np.asarray(image)
+
+
+def _floats(data: bytes) -> NDArray[np.generic] | None:
+    """Decode a picture of one channel of floats, as microscopes write them, which OpenCV refuses to give in colour; None for any other."""
+    try:
+        grey = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+    return None if grey is None or grey.ndim != 2 or not np.issubdtype(grey.dtype, np.floating) else np.repeat(grey[..., None], 3, axis=2)
 
 
 def _to_uint8(image: NDArray[np.generic]) -> NDArray[np.uint8]:

@@ -18,7 +18,7 @@ from autopoly.crops import Crop, cut
 from autopoly.errors import DataError, RunError
 from autopoly.geometry.boxes import problem_of
 from autopoly.geometry.contours import clockwise, single_ring, trace_field
-from autopoly.geometry.corrections import followed
+from autopoly.geometry.corrections import followed, threaded
 from autopoly.geometry.matching import match
 from autopoly.geometry.polygons import clean, to_shapely
 from autopoly.network.checkpoint import fingerprint, load_network, resolve
@@ -91,7 +91,7 @@ class Annotator:
         A pixel that two objects claim goes to the surer one, unless one lies in the other; with ``overlaps`` to both. Holes are left out:
         see :meth:`predict`. Raise DataError for an image or box that cannot be used.
         """
-        (predictions,) = self.predict([(image, np.asarray(boxes, dtype=np.float64).reshape(-1, 4))], overlaps)
+        (predictions,) = self.predict([(image, _boxes(boxes))], overlaps)
         return [[polygon.exterior for polygon in one.polygons] for one in predictions], np.array([one.quality for one in predictions])
 
     def predict(self, items: Sequence[tuple[Image, FloatArray]], overlaps: bool = False) -> list[list[Prediction]]:
@@ -130,7 +130,7 @@ class Annotator:
 
     def contours(self, image: Image, boxes: ArrayLike) -> tuple[FloatArray, FloatArray]:
         """Give the paper's own result: one contour (K, 2) per box (N, 4), image px, not clipped; (N, K, 2) and its quality (N,)."""
-        crops = list(self._crops(image, np.asarray(boxes, dtype=np.float64).reshape(-1, 4)))
+        crops = list(self._crops(image, _boxes(boxes)))
         answers = list(self._answers(crops))
         count = self.network.config.vertices
         rings = [crop.to_image(answer.contour) for crop, answer in zip(crops, answers, strict=True)]
@@ -142,18 +142,28 @@ class Annotator:
 
         ``box`` (4,) xyxy, ``contour`` (V, 2) image px with the moved vertices in place, ``fixed`` (V,) bool marks them. The ring may come
         from :meth:`contours` or this method (V = K), or be any other, such as a polygon of :meth:`polygons`. The result (K, 2) has the
-        fixed vertices where they are; all others are predicted anew, from the box and the fixed ones: the better outline of the two, as
-        in :meth:`predict`, changed near the corrections as the contour changes under them (:mod:`autopoly.geometry.corrections`).
+        fixed vertices where they are; all others are predicted anew, from the box and the fixed ones. With a correction pass the mask is
+        drawn again and its outline laid through the fixed vertices. Without one it is the better outline of the two, as in :meth:`predict`,
+        changed near the corrections as the contour changes under them (:mod:`autopoly.geometry.corrections`).
         """
         count = self.network.config.vertices
         ring, held, place = np.asarray(contour, dtype=np.float64), np.asarray(fixed, dtype=bool), np.asarray(box, dtype=np.float64)
-        if ring.ndim != 2 or ring.shape[1] != 2 or len(ring) < 3 or held.shape != (len(ring),):
-            raise DataError(f"refine: contour {ring.shape} and fixed {held.shape}; expected (V, 2) and (V,), V at least 3")
+        if ring.ndim != 2 or ring.shape[1] != 2 or len(ring) < 3 or held.shape != (len(ring),) or place.shape != (4,):
+            raise DataError(
+                f"refine: box {place.shape}, contour {ring.shape} and fixed {held.shape}; expected (4,), (V, 2) and (V,), V at least 3"
+            )
+        if not np.isfinite(ring).all():
+            raise DataError("refine: a vertex of the contour is not a finite number")
+        if held.sum() > count:
+            raise DataError(f"refine: {held.sum()} vertices are fixed; a contour has {count}")
         if len(ring) != count:
             ring, held = _as_contour(ring, held, place, count)
         (crop,) = self._crops(image, place.reshape(1, 4))
         placed = torch.from_numpy(crop.to_crop(ring).astype(np.float32)).expand(2, -1, -1)
         free, refined = self._answers([crop, crop], placed, torch.from_numpy(np.stack([np.zeros_like(held), held])))
+        if self.network.correction is not None and held.any():
+            mask_alone = replace(refined, quality=np.array([0, 1], np.float32))
+            return threaded(self._contour(image, place, crop, mask_alone), ring, held)
         best = self._contour(image, place, crop, free)
         return followed(best, best + crop.to_image(refined.contour) - crop.to_image(free.contour), ring, held)
 
@@ -222,7 +232,7 @@ class Annotator:
         batch = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
         # One at a time: it has all threads, and callers in other threads cut and trace meanwhile.
         with self._busy, torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            output = self.network(batch, initial.to(self.device), held.to(self.device))
+            output = self.network(batch, initial.to(self.device), None if fixed is None else held.to(self.device))
         contours = output.contours[-1].float().cpu().numpy()
         masks = output.mask_logits[:, 0].float().cpu().numpy()
         qualities = torch.sigmoid(output.quality_logits.float()).cpu().numpy()
@@ -260,10 +270,21 @@ class Annotator:
         return parts if len(parts) > 1 else ()
 
 
+def _boxes(boxes: ArrayLike) -> FloatArray:
+    """Give boxes as (N, 4); none at all may come in any shape."""
+    try:
+        array = np.asarray(boxes, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"boxes: {error}; expected numbers, (N, 4) xyxy") from error
+    if array.size and (array.ndim > 2 or array.shape[-1] != 4):
+        raise DataError(f"boxes of shape {array.shape}; expected (N, 4) xyxy")
+    return array.reshape(-1, 4)
+
+
 def _as_contour(ring: FloatArray, fixed: NDArray[np.bool_], box: FloatArray, k: int) -> tuple[FloatArray, NDArray[np.bool_]]:
     """Give a ring (V, 2) as the network's contour (K, 2) with each fixed vertex in the nearest free place, and which are held (K,)."""
     contour, held = match(clockwise(ring), box, k), np.zeros(k, dtype=bool)
-    for point in ring[fixed][:k]:
+    for point in ring[fixed]:
         distance = np.hypot(*(contour - point).T)
         place = int(np.where(held, np.inf, distance).argmin())
         contour[place], held[place] = point, True
@@ -284,8 +305,10 @@ def load(checkpoint: str | Path | None = None, device: str = "auto", tolerance: 
     """Load a checkpoint: a name in checkpoints/, a folder, or None for the shipped default.
 
     ``device`` is auto, cpu, cuda or mps; ``threads`` bounds the CPU threads of this process. Raise CheckpointError, or DataError for a
-    device that is not there.
+    device that is not there or a number out of range.
     """
+    if not tolerance >= 0 or (threads is not None and threads < 1):
+        raise DataError(f"tolerance {tolerance}, threads {threads}: expected 0 px or more, and 1 thread or more")
     if threads is not None:
         torch.set_num_threads(threads)
     return Annotator(load_network(checkpoint), devices.choose(device), tolerance)

@@ -6,8 +6,9 @@ Sizes are (height, width). Letters: N boxes, V polygon vertices.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -129,6 +130,8 @@ class Dataset(Protocol):
 
     header: Header
     image_root: str
+    files: Sequence[Path]
+    """The files that the annotations are read from, masks that are pictures among them."""
     counts: NDArray[np.int64]
     """Boxes per record, in record order, (number of records,)."""
 

@@ -1,7 +1,8 @@
 """The command line: parse, call a job, print, give an exit code.
 
 Exit codes: 0 good, 1 finished with failures, 2 wrong usage, data or recipe (one line on stderr), 130 interrupted (143 by
-SIGTERM, 129 by SIGHUP). A job and what it needs are imported inside the command functions, so that help comes at once.
+SIGTERM, 129 by SIGHUP, 141 where the reader of its output has gone). A job and what it needs are imported inside the command functions, so
+that help comes at once.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def _run() -> int:
     except BrokenPipeError:
         # The reader of a pipe, such as `head`, has gone. Python would complain once more when it flushes.
         sys.stdout = None
-        return 1
+        return 128 + signal.SIGPIPE
     except MemoryError:
         return _refuse("this machine is out of memory; end other programs, use fewer --workers, or cut the source into several files")
     except OSError as error:

@@ -64,10 +64,11 @@ def run(
 
 def table_of(result: Result) -> Table:
     """Lay out the published rows, a column each, then ours, a column per way of scoring; percent."""
+    from rich.markup import escape
     from rich.table import Table
 
     expect, ours = result.recipe.expect, result.ours
-    table = Table("%", *(f"paper, Table {one.table}: {one.row}" for one in expect), *(f"ours, {name}" for name in ours))
+    table = Table("%", *(escape(f"paper, Table {one.table}: {one.row}") for one in expect), *(f"ours, {name}" for name in ours))
     blank = [""] * len(expect)
     for name in ("n", "missing"):
         table.add_row({"n": "instances"}.get(name, name), *blank, *(f"{one[name]:,}" for one in ours.values()))
@@ -79,7 +80,7 @@ def table_of(result: Result) -> Table:
     for name in names:
         published = [_cell({key.lower(): value for key, value in one.per_category.items()}.get(name)) for one in expect]
         found = [_cell({key.lower(): value for key, value in one["per_category"].items()}.get(name)) for one in ours.values()]
-        table.add_row(f"IoU, {name}", *published, *found)
+        table.add_row(escape(f"IoU, {name}"), *published, *found)
     return table
 
 

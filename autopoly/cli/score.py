@@ -76,6 +76,8 @@ def score(
     for file, option in ((json_file, "--json"), (html_file, "--html")):
         if file is not None and not file.resolve().parent.is_dir():
             raise DataError(f"{file}: its folder does not exist; make it, or give {option} another place")
+        if file is not None and file.is_dir():
+            raise DataError(f"{file}: is a folder; give {option} a file")
     if images is not None and not images.is_dir():
         raise DataError(f"{images}: no such folder of pictures; check --images")
     *predictions, truth = paths
@@ -138,6 +140,7 @@ def _print(console: Console, result: dict[str, Any]) -> None:
 
 def _table(results: list[dict[str, Any]], deltas: list[dict[str, Any]]) -> Table:
     """Lay out a column per prediction (its 95 % interval beside), the same over all instances where some were chosen, then the deltas."""
+    from rich.markup import escape
     from rich.table import Table
 
     columns: list[tuple[str, dict[str, Any]]] = []
@@ -145,7 +148,7 @@ def _table(results: list[dict[str, Any]], deltas: list[dict[str, Any]]) -> Table
         columns.append((Path(one["prediction"]).name, one))
         if "all" in one:
             columns.append(("all instances", one["all"]))
-    table = Table("%", *(name for name, _ in columns), *(f"{Path(one['prediction']).name} - first" for one in deltas))
+    table = Table("%", *(escape(name) for name, _ in columns), *(escape(f"{Path(one['prediction']).name} - first") for one in deltas))
     for key, label in (("n", "instances"), ("missing", "missing")):
         table.add_row(label, *(f"{values[key]:,}" for _, values in columns), *([""] * len(deltas)))
     for key, label in ROWS:

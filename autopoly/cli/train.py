@@ -62,6 +62,14 @@ def train(
             rich_help_panel=LEARNING,
         ),
     ] = None,
+    correction_steps: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="After it: steps of the pass that follows a user's corrections; 1500 are enough.  [default: 0]",
+            rich_help_panel=LEARNING,
+        ),
+    ] = None,
     batch: Annotated[
         int | None, typer.Option(metavar="N", help="Samples of a step, over all processes.  [default: 32]", rich_help_panel=LEARNING)
     ] = None,
@@ -113,6 +121,7 @@ def train(
         "epochs": epochs,
         "minutes": minutes,
         "edge_steps": edge_steps,
+        "correction_steps": correction_steps,
         "batch": batch,
         "rate": rate,
         "warmup": warmup,

@@ -40,7 +40,8 @@ def read(path: Path, *, images: Path | None = None, bbox_format: str | None = No
         names.update({one["name_ndx"]: one["name"] for one in annotation["object"]})
     if not entries:
         raise DataError(f"{path}: no ADE_*.json in it; the form of 2021 is read (ADE20K_2021_17_01), earlier ones have no such files")
-    return ImageFolder(Header("ade20k", _categories(names)), images or path, entries, _read)
+    files = [file for entry in entries for file in (entry.file, *sorted(entry.file.with_suffix("").glob("*.png")))]
+    return ImageFolder(Header("ade20k", _categories(names)), images or path, entries, _read, files)
 
 
 def write(header: Header, records: Iterator[Record], path: Path) -> None:

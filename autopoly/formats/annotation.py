@@ -5,26 +5,31 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from autopoly.formats import segmentation
-from autopoly.formats.base import is_id, is_number, read_box
+from autopoly.formats.base import id_of, is_id, is_number, read_box, xywh_of
 from autopoly.geometry import raster
 from autopoly.geometry.boxes import xyxy_to_xywh
 from autopoly.types import Header, Instance, Record
 
 
 def instance_of(annotation: dict[str, Any], ordinal: int, size: tuple[int, int] | None, convention: str = "xywh") -> tuple[Instance, bool]:
-    """Make an instance of a COCO annotation, which it keeps whole as ``extra``; say whether its segmentation was sound.
+    """Make an instance of a COCO annotation, which it keeps whole as ``extra`` (its box as xywh); say whether its segmentation was sound.
 
     ``size`` is the picture's (height, width) or None; ``convention`` is how ``bbox`` is meant. An annotation without an id is called
     ``#ordinal``. Crowd regions have no problem, whatever their box: they are carried, not segmented. Nothing is raised.
     """
     crowd = bool(annotation.get("iscrowd"))
     box, problem = read_box(annotation.get("bbox"), size, convention)
+    if convention == "xyxy" and np.isfinite(box).all():
+        annotation = annotation | {"bbox": xywh_of(box)}  # Whoever reads it next takes it for COCO's.
     mask, sound = segmentation.parse(annotation.get("segmentation"), size)
+    category = id_of(annotation.get("category_id"))
     instance = Instance(
         ordinal=ordinal,
         instance_id=annotation["id"] if is_id(annotation.get("id")) else f"#{ordinal}",
-        category_id=annotation["category_id"] if is_id(annotation.get("category_id")) else "",
+        category_id="" if category is None else category,
         box=box,
         mask=mask,
         score=_number(annotation.get("score")),
@@ -54,8 +59,7 @@ def annotation_of(instance: Instance, record: Record) -> dict[str, Any]:
         source["segmentation"] = segmentation.dump(mask, record.size)
         source["area"] = raster.area(raster.of_mask(mask, record.size or segmentation.extent(mask)))
     elif instance.mask_source == "none":
-        source["segmentation"] = []
-        source.setdefault("area", 0.0)
+        source["segmentation"], source["area"] = [], 0.0
     elif "area" not in source:
         source["area"] = raster.area(raster.of_mask(mask, record.size or segmentation.extent(mask)))
     if instance.quality is not None and instance.mask_source != "kept":
@@ -81,7 +85,8 @@ def image_of(record: Record) -> dict[str, Any]:
 
 def with_note(header: Header, unsound: int) -> Header:
     """Add to a header's notes how many segmentations could not be read so far."""
-    line = f"{unsound} annotations have a segmentation that cannot be read as it is; the field is carried verbatim"
+    line = f"{unsound} annotations have a segmentation that is malformed or of another picture size: not scored, carried as it is where no "
+    line += "polygon is predicted"
     return replace(header, notes=(*header.notes, line))
 
 

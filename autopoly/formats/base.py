@@ -120,7 +120,9 @@ def outside_root(file_name: str) -> Problem | None:
     name = file_name.replace("\\", "/")
     up = posixpath.normpath(name).split("/")[0] == ".."
     if up or name.startswith("/") or ntpath.splitdrive(name)[0]:
-        return Problem("path_outside_root", f"file name {file_name!r} leaves the image folder; make it relative to --images")
+        return Problem(
+            "path_outside_root", f"file name {file_name!r} is absolute or leads out of the image folder; make it relative to --images"
+        )
     return None
 
 
@@ -132,6 +134,13 @@ def is_number(value: Any) -> bool:
 def is_id(value: Any) -> bool:
     """Say whether a JSON value can name something: an integer or a text."""
     return isinstance(value, int | str) and not isinstance(value, bool)
+
+
+def id_of(value: Any) -> int | str | None:
+    """Give what a JSON value names something by: an integer (also one written 1.0, as some tables are), or a text; else None."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if is_id(value) else None
 
 
 def size_from(height: Any, width: Any) -> tuple[int, int] | None:

@@ -23,7 +23,7 @@ from autopoly.formats.base import (
     decode_json,
     encode_json,
     guess_convention,
-    is_id,
+    id_of,
     is_number,
     loads,
     outside_root,
@@ -79,7 +79,7 @@ class CocoDataset:
 
     def __init__(self, file: Path, images: Path | None, bbox_format: str | None) -> None:
         """Find out which annotations belong to which image; raise DataError for what is not COCO."""
-        self._file = file
+        self._file, self.files = file, (file,)
         tables, notes = _split(file)
         self._images, self._annotations = tables.pop("images"), tables.pop("annotations")
         image_keys = _keys(file, "images", self._images, _ImageKey)
@@ -91,12 +91,21 @@ class CocoDataset:
             notes.append(f"{repeated} images repeat the id of an earlier one; annotations belong to the first")
         self._unlisted: list[Any] = []
         owners = np.empty(len(keys), dtype=np.int64)
+        # Some tools write "7" where the image says 7.
+        texts = {str(one): at for one, at in place.items() if one is not None} if any(key.image_id not in place for key in keys) else {}
+        otherwise = 0
         for position, image_id in enumerate([key.image_id for key in keys]):
             owner = place.get(image_id)
+            if owner is None and image_id is not None and (owner := texts.get(str(image_id))) is not None:
+                otherwise += 1
             if owner is None or image_id is None:
                 owner = place[image_id] = len(self._images) + len(self._unlisted)
                 self._unlisted.append(image_id)
             owners[position] = owner
+        if otherwise:
+            notes.append(
+                f"{otherwise} annotations name their image by a text where it has a number, or the other way round: taken as the same"
+            )
         if self._unlisted:
             lost = int((owners >= len(self._images)).sum())
             notes.append(f"{lost} annotations name images that the file does not list ({_some(self._unlisted)})")
@@ -269,10 +278,11 @@ def _categories(file: Path, raw: Any) -> tuple[Category, ...]:
         raise DataError(f"{file}: 'categories' is not a list; COCO needs one")
     categories = []
     for position, one in enumerate(listed):
-        if not isinstance(one, dict) or not is_id(one.get("id")):
-            raise DataError(f"{file}: category at position {position} has no id; add one")
+        category_id = id_of(one.get("id")) if isinstance(one, dict) else None
+        if category_id is None:
+            raise DataError(f"{file}: category at position {position} has no id that is a whole number or a text; add one")
         extra = {key: value for key, value in one.items() if key not in ("id", "name")}
-        categories.append(Category(one["id"], str(one.get("name", one["id"])), extra))
+        categories.append(Category(category_id, str(one.get("name", category_id)), extra))
     return tuple(categories)
 
 
@@ -312,9 +322,8 @@ def _some(values: list[Any]) -> str:
 
 
 def _scalar_id(value: Any) -> Id:
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if is_id(value) else "" if value is None else str(value)
+    known = id_of(value)
+    return known if known is not None else "" if value is None else str(value)
 
 
 @contextmanager

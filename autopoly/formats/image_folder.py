@@ -59,8 +59,9 @@ Read = Callable[[Entry], tuple[Size | None, list[Drawn]]]
 class ImageFolder:
     """Records of a folder; ``read`` gives a picture's (height, width), None to take it from the picture itself, and its objects."""
 
-    def __init__(self, header: Header, image_root: Path, entries: Sequence[Entry], read: Read) -> None:
-        """Count the objects before each entry."""
+    def __init__(self, header: Header, image_root: Path, entries: Sequence[Entry], read: Read, files: Sequence[Path] | None = None) -> None:
+        """Count the objects before each entry; ``files`` is what the annotations lie in, None for each entry's own file."""
+        self.files = [entry.file for entry in entries] if files is None else files
         self.header, self.image_root = header, str(image_root)
         self._entries, self._read = entries, read
         self.counts = np.array([entry.count for entry in entries], dtype=np.int64)

@@ -65,6 +65,7 @@ class KittiDataset:
         self._stems = sorted(labels | names.keys())
         self._names = [names.get(stem, f"{stem}.png") for stem in self._stems]
         self._labelled = [stem in labels for stem in self._stems]
+        self.files = [self._labels / f"{stem}.txt" for stem in sorted(labels)]
         kinds = {kind: number for number, kind in enumerate(KINDS, 1)}
         counts = []
         for index in range(len(self._stems)):

@@ -56,7 +56,8 @@ def read(path: Path, *, images: Path | None = None, bbox_format: str | None = No
     entries = [Entry(name, folder / f"{stem}.png", len(_objects(folder / f"{stem}.png"))) for stem, name in names.items()]
     bare = sum(not _files(entry.file) for entry in entries)
     notes = (f"{bare} pictures have no masks: kept without boxes",) if bare else ()
-    return ImageFolder(Header("kitti_instances", CATEGORIES, notes), root, entries, _read)
+    masks = [file for entry in entries for file in _files(entry.file)]
+    return ImageFolder(Header("kitti_instances", CATEGORIES, notes), root, entries, _read, masks)
 
 
 def write(header: Header, records: Iterator[Record], path: Path) -> None:

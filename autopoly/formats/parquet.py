@@ -7,6 +7,7 @@ The box convention is as told, else as the file's own metadata says, else detect
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ import pyarrow as pa
 from autopoly.errors import DataError, Problem
 from autopoly.formats.annotation import instance_of, with_note
 from autopoly.formats.base import check_bbox_format, decode_json, is_id, is_number, outside_root, picture_root, read_box, size_from, xywh_of
-from autopoly.formats.parquet_index import Index, build
+from autopoly.formats.parquet_index import Index, build, embedded_name
 from autopoly.formats.parquet_layout import OBJECT_NAMES, Layout, recognise
 from autopoly.formats.parquet_row import annotation_from, image_from, merged, polygons_from
 from autopoly.formats.parquet_table import Table
@@ -65,7 +66,7 @@ class ParquetDataset:
 
     def __init__(self, path: Path, files: Sequence[Path], images: Path | None, bbox_format: str | None) -> None:
         """Count boxes; raise DataError for what cannot be read."""
-        self._table = Table(files)
+        self._table, self.files = Table(files), files
         self._layout: Layout = recognise(self._table.schema, str(files[0]))
         if self._layout.picture is not None:
             self._table.picture = (self._layout.picture, self._layout.picture_struct)
@@ -144,10 +145,12 @@ class ParquetDataset:
         name = found.get("file_name")
         image_id = found.get("image_id")
         image: dict[str, Any] = {"id": image_id if is_id(image_id) else index + 1 if image_id is None else str(image_id)}
-        if data is not None and (not isinstance(name, str) or not name or outside_root(name)):
-            # A path of the machine that made the file, or none: the picture is here, and only needs a name.
-            stem = Path(str(name or "").replace("\\", "/")).name
-            name = stem or f"{index:08d}{next((ending for start, ending in ENDINGS if data.startswith(start)), '.img')}"
+        if data is not None:
+            # The picture is here, and only needs a name of its own.
+            name = embedded_name(name) or f"{index:08d}{next((ending for start, ending in ENDINGS if data.startswith(start)), '.img')}"
+            if self._index.repeated[index]:
+                stem, ending = os.path.splitext(name)
+                name = f"{stem}-{index}{ending}"
         image["file_name"] = name
         image |= {role: found[role] for role in ("width", "height") if size_from(found.get(role), 1)}
         if self._layout.kind != "rows":

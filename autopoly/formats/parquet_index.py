@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from autopoly import images as pictures
 from autopoly.errors import DataError
-from autopoly.formats.base import guess_convention, is_id, is_number, size_from
+from autopoly.formats.base import guess_convention, is_id, is_number, outside_root, size_from
 from autopoly.formats.parquet_layout import Layout
 from autopoly.formats.parquet_table import Table
 from autopoly.types import Category, Id, Record
@@ -29,6 +30,8 @@ class Index:
     """Rows (N,) in record order with the stop of each record, boxes per record, and what the boxes and labels look like."""
 
     order: NDArray[np.int64] | None
+    repeated: NDArray[np.bool_]
+    """Of each record: whether its embedded picture has the name of an earlier one."""
     stops: NDArray[np.int64]
     counts: NDArray[np.int64]
     categories: tuple[Category, ...]
@@ -51,7 +54,10 @@ def build(table: Table, layout: Layout, root: str) -> Index:
         scan.add(rows)
     convention, reason = guess_convention(*scan.sample(root))
     order, stops, counts, notes = scan.grouped()
-    return Index(order, stops, counts, _categories(scan.labels, layout), convention, reason, tuple(notes))
+    repeated = scan.repeated(order, stops)
+    if count := int(repeated.sum()):
+        notes.append(f"{count} pictures have the name of an earlier one: the number of their record is added to it")
+    return Index(order, repeated, stops, counts, _categories(scan.labels, layout), convention, reason, tuple(notes))
 
 
 class _Scan:
@@ -62,6 +68,8 @@ class _Scan:
         self._owners: list[NDArray[np.int64]] = []
         self._filled: list[NDArray[np.int64]] = []
         self._boxes: list[tuple[int, Any, tuple[int, int] | None]] = []
+        self._names: list[NDArray[np.int64]] = []
+        self._named = layout.picture is not None and not layout.own and "file_name" in layout.of_image
         self.labels: dict[tuple[Any, Any], None] = {}
 
     def wanted(self) -> list[str]:
@@ -76,12 +84,14 @@ class _Scan:
             self._add_boxes(rows)
         else:
             self._add_images(rows)
+        if self._named:
+            names = map(embedded_name, _column(rows, self._layout.of_image["file_name"]).to_pylist())
+            self._names.append(np.fromiter((hash(name) if name else self._row + place for place, name in enumerate(names)), np.int64))
         self._row += rows.num_rows
 
     def _add_boxes(self, rows: pa.Table) -> None:
         layout = self._layout
-        key = layout.of_image.get("image_id") or layout.of_image.get("file_name") or layout.picture
-        keys = _column(rows, key).to_pylist() if key is not None else []
+        keys = _column(rows, layout.of_image.get("image_id") or layout.of_image["file_name"]).to_pylist()
         owners = np.fromiter((self._place.setdefault(one, len(self._place)) for one in keys), np.int64, len(keys))
         self._owners.append(owners)
         boxes = _column(rows, layout.corners[0] if layout.corners else layout.of_object["bbox"])
@@ -184,6 +194,14 @@ class _Scan:
         except pictures.ImageProblem:
             return None
 
+    def repeated(self, order: NDArray[np.int64] | None, stops: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Say of each record whether its picture has the name of an earlier one."""
+        again = np.full(len(stops), self._named)
+        if self._named:
+            names = np.concatenate([np.zeros(0, np.int64), *self._names])
+            again[np.unique(names if order is None else names[order[np.append(0, stops)[:-1]]], return_index=True)[1]] = False
+        return again
+
     def grouped(self) -> tuple[NDArray[np.int64] | None, NDArray[np.int64], NDArray[np.int64], list[str]]:
         filled = np.concatenate([np.zeros(0, np.int64), *self._filled])
         if self._layout.kind != "rows":
@@ -195,6 +213,13 @@ class _Scan:
         scattered = len(owners) > 1 and bool((np.diff(owners) < 0).any())
         notes = ["the rows of an image are not together: reading is slower than from a file sorted by image"] if scattered else []
         return order, stops, counts, notes
+
+
+def embedded_name(name: Any) -> str:
+    """Name a picture that a file holds itself: a path of the machine that made the file becomes its last step; "" for none."""
+    if not isinstance(name, str) or not outside_root(name):
+        return name if isinstance(name, str) else ""
+    return Path(name.replace("\\", "/")).name
 
 
 def _leaves(table: Table, wanted: Sequence[str]) -> list[str]:

@@ -93,7 +93,7 @@ def recognise(schema: pa.Schema, where: str) -> Layout:
         of_image = _image_roles(types, picture, picture_struct, taken=(), skip=("id",))
         free = [name for name in types if name not in of_image.values()]
         of_object = {**({"bbox": box} if box is not None else {}), **_roles(OBJECT_NAMES, free)}
-        if not of_image.keys() & {"image_id", "file_name"} and picture is None:
+        if not of_image.keys() & {"image_id", "file_name"}:
             raise DataError(
                 f"{where}: one row a box, but no column names its image; looked for {_listed(IMAGE_NAMES['image_id'])} or file_name"
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,20 @@ KEPT = 6
 """Row groups kept decoded, without pictures."""
 PICTURES = 8
 """Rows whose pictures are decoded together."""
+CURSORS = 3
+"""Readers of pictures at different places: two shards at work, and one more."""
 MOST_ROWS, MOST_VALUES = 20_000_000, 200_000_000
 """Of one row group: rows, and values of a column (a list has several a row). Writers make groups of a million rows or fewer."""
+
+
+@dataclass(slots=True, eq=False)
+class _Cursor:
+    """Where a reader of a row group's pictures is: those ``held`` begin with row ``first`` of the group."""
+
+    group: int
+    batches: Iterator[list[bytes | None]]
+    first: int = 0
+    held: list[bytes | None] = field(default_factory=list)
 
 
 class Table:
@@ -40,7 +53,7 @@ class Table:
         self.length = int(self._stops[-1])
         self.picture: tuple[str, bool] | None = None
         self._decoded: OrderedDict[int, pa.Table] = OrderedDict()
-        self._cursor: tuple[int, int, Iterator[Any], list[bytes | None]] | None = None
+        self._cursors: list[_Cursor] = []
         self._lock = threading.Lock()
 
     def where(self, row: int) -> str:
@@ -72,26 +85,29 @@ class Table:
         return given
 
     def picture_of(self, row: int) -> bytes | None:
-        """Give the encoded picture of a row, None where it has none. Rows asked for in order cost one pass over the file."""
+        """Give the encoded picture of a row, None where it has none.
+
+        Rows asked for in order cost one pass over the file, by several readers at different places (``CURSORS``) one each.
+        """
         if self.picture is None:
             return None
         with self._lock:
             group = int(np.searchsorted(self._stops, row, side="right")) - 1
             local = row - int(self._stops[group])
-            if self._cursor is None or self._cursor[0] != group or local < self._cursor[1]:
-                self._cursor = (group, 0, self._pictures(group), [])
-            _, first, batches, held = self._cursor
+            # The one that has come nearest; else begin anew, in the place of the one that has rested longest.
+            near = max((one for one in self._cursors if one.group == group and one.first <= local), key=lambda one: one.first, default=None)
+            cursor = near or _Cursor(group, self._pictures(group))
+            self._cursors = [*[one for one in self._cursors if one is not cursor][1 - CURSORS :], cursor]
             try:
-                while local >= first + len(held):
-                    first += len(held)
-                    held = next(batches)
+                while local >= cursor.first + len(cursor.held):
+                    cursor.first += len(cursor.held)
+                    cursor.held = next(cursor.batches)
             except (OSError, StopIteration, pa.ArrowException) as error:
-                self._cursor = None
+                self._cursors.remove(cursor)
                 file = self.paths[self._groups[group][0]]
                 explain(file, error)
                 raise DataError(f"{self.where(row)}: its picture is damaged ({_said(error)}); copy {file.name} again") from error
-            self._cursor = (group, first, batches, held)
-            return held[local - first]
+            return cursor.held[local - cursor.first]
 
     def _pictures(self, group: int) -> Iterator[list[bytes | None]]:
         number, inside = self._groups[group]

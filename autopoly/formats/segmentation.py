@@ -12,6 +12,8 @@ from autopoly.types import Mask, Polygon, Rle
 
 LONGEST_EXTENT = 65_535
 """px."""
+LONGEST_NUMBER = 7
+"""Characters of a compressed run length: more are beyond any picture."""
 
 
 def parse(value: Any, size: tuple[int, int] | None) -> tuple[Mask | None, bool]:
@@ -98,7 +100,7 @@ def _rle(value: dict[str, Any]) -> Rle | None:
 
 
 def _runs(text: str) -> np.ndarray[Any, np.dtype[np.int64]] | None:
-    """Decode COCO's compressed counts (six bits a character, five of them payload) to run lengths; None for what is not such a text.
+    """Decode COCO's compressed counts to run lengths; None for what is not such a text.
 
     pycocotools trusts its input, so a damaged text must be found before it gets there.
     """
@@ -107,14 +109,5 @@ def _runs(text: str) -> np.ndarray[Any, np.dtype[np.int64]] | None:
     codes = np.frombuffer(text.encode("ascii"), dtype=np.uint8).astype(np.int64) - 48
     if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
         return None
-    ends = np.flatnonzero((codes & 32) == 0)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    place = np.arange(len(codes)) - np.repeat(starts, ends - starts + 1)
-    if place.max() > 6:
-        return None
-    runs = np.add.reduceat((codes & 31) << (5 * place), starts)
-    runs -= np.where(codes[ends] & 16, np.int64(1) << (5 * (place[ends] + 1)), 0)
-    # From the fourth on, a number is the difference to the run two places before.
-    runs[1::2] = np.cumsum(runs[1::2])
-    runs[2::2] = np.cumsum(runs[2::2])
-    return runs
+    longest = int(np.diff(np.flatnonzero((codes & 32) == 0), prepend=-1).max())
+    return raster.run_lengths(text.encode("ascii")) if longest <= LONGEST_NUMBER else None

@@ -28,12 +28,6 @@ def scale_xyxy(boxes_xyxy: ArrayLike, factor: float) -> FloatArray:
     return np.concatenate([centre - half, centre + half], axis=-1)
 
 
-def clip_xyxy(boxes_xyxy: ArrayLike, size: tuple[int, int]) -> FloatArray:
-    """Clip boxes (..., 4) to a picture of ``size`` (height, width); a box outside it gets no area."""
-    limits = np.array([size[1], size[0]] * 2, dtype=np.float64)
-    return np.clip(np.asarray(boxes_xyxy, dtype=np.float64), 0, limits)
-
-
 def problem_of(box_xyxy: FloatArray, size: tuple[int, int] | None) -> Problem | None:
     """Say why a box (4,) can get no polygon in a picture of ``size`` (height, width; None = unknown), or None when it can."""
     x1, y1, x2, y2 = (float(value) for value in box_xyxy)

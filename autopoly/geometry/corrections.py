@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from autopoly.types import FloatArray
@@ -32,6 +33,25 @@ def followed(free: FloatArray, refined: FloatArray, places: FloatArray, held: ND
     covariance = _covariance(apart)
     weights = np.linalg.solve(covariance[at] + NOISE * np.eye(len(at)), places[at] - free[at] - taken)
     return np.where(held[:, None], places, free + moved + covariance @ weights)
+
+
+def threaded(outline: FloatArray, places: FloatArray, held: NDArray[np.bool_]) -> FloatArray:
+    """Lay a contour (K, 2) along ``outline`` (K, 2) so that the vertices ``held`` (K,), one or more, are at their ``places`` (K, 2).
+
+    Between two of them the others lie evenly along the outline, which gives way where it misses one (:func:`followed`). Where the held ones
+    come in another order along the outline, its vertices stay as they are, and give way.
+    """
+    at, ring = np.flatnonzero(held), shapely.LinearRing(outline)
+    where = np.array([ring.project(shapely.Point(place)) for place in places[at]])
+    gaps = np.diff(where, append=where[0]) % ring.length
+    if len(at) == 1:
+        gaps[:] = ring.length
+    if gaps.sum() <= 1.5 * ring.length:  # Once round, not more often.
+        counts = np.diff(at, append=at[0] + len(held))
+        along = np.concatenate([start + gap * np.arange(count) / count for start, gap, count in zip(where, gaps, counts, strict=True)])
+        laid = np.array([ring.interpolate(distance % ring.length).coords[0] for distance in along])
+        outline = np.roll(laid, at[0], axis=0)
+    return followed(outline, outline, places, held)
 
 
 def _nearest(held: NDArray[np.bool_], at: NDArray[np.int64], step: int) -> NDArray[np.int64]:

@@ -20,6 +20,9 @@ RASTERISER = "pycocotools"
 LONGEST_OUTLINE = 5e6
 """Of all rings of a mask, px: pycocotools holds some hundred bytes for each px of it, and checks no allocation."""
 
+CONNECTIVITY = 8
+"""Pixels that touch at a corner are of one component, where boxes are cut and where results are scored."""
+
 
 def fill(polygons: Sequence[Polygon], size: tuple[int, int]) -> NDArray[np.bool_]:
     """Fill polygons on a grid of ``size`` (height, width); (H, W) bool. Raise DataError for a vertex that is not finite."""
@@ -156,7 +159,7 @@ def _paint(mask: NDArray[np.bool_], corner: tuple[int, int], rings: Sequence[Flo
     rle = _draw(rings, (bottom, right)) if right > left and bottom > top else None
     if rle is None:
         return
-    borders = np.cumsum(_counts(rle.counts)) - left * bottom
+    borders = np.cumsum(run_lengths(rle.counts)) - left * bottom
     change = np.zeros((right - left) * bottom + 1, dtype=np.uint8)
     # Runs alternate from empty on; borders before the window only decide how it begins. An empty run puts two borders in one place.
     np.bitwise_xor.at(change, borders.clip(0, len(change) - 1), 1)
@@ -168,7 +171,7 @@ def _paint(mask: NDArray[np.bool_], corner: tuple[int, int], rings: Sequence[Flo
         view |= filled
 
 
-def _counts(compressed: bytes) -> NDArray[np.int64]:
+def run_lengths(compressed: bytes) -> NDArray[np.int64]:
     """Unpack COCO's counts.
 
     Five bits a byte, lowest first, bit 32 set while more follow; from the fourth count on the difference to the last but one.

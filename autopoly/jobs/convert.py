@@ -30,6 +30,7 @@ from autopoly.types import Dataset
 __all__ = ["ConvertOptions", "Plan", "Progress", "Summary", "convert", "plan", "set_up"]
 
 PACKAGES = ("numpy", "torch", "opencv-python-headless", "pyarrow", "shapely", "pycocotools", "ray")
+UNSCORED = "not scored"
 Callback = Callable[[Progress], None]
 
 
@@ -87,6 +88,7 @@ def _convert(options: ConvertOptions, setup: Setup, progress: Callback | None) -
     started = time.monotonic()
     state = run_folder.examine(options.out, options.source, setup.inputs, options.retry_failures, options.overwrite)
     if state.name == "finished" and state.run is not None:
+        _check_score(options, state.run)
         return _summary(options.out, state.run, already=True)
     if state.name == "new":
         with parts.writing(options.out):
@@ -101,7 +103,17 @@ def _convert(options: ConvertOptions, setup: Setup, progress: Callback | None) -
                 progress(done)
     with parts.writing(options.out), run_folder.staging(options.out) as staged:
         run = _finish(options, setup, state, staged, sum(shard.boxes for shard in todo), started)
+    _check_score(options, run)
     return _summary(options.out, run)
+
+
+def _check_score(options: ConvertOptions, run: Mapping[str, Any]) -> None:
+    """Raise DataError where a finished run lacks the score that was asked for."""
+    if options.score and run_folder.SCORE not in run["outputs"]:
+        why = next((note for note in run["notes"] if note.startswith(UNSCORED)), "it was made without --score")
+        raise DataError(
+            f"{options.out}: finished, its polygons are there, but there is no score: {why}; autopoly score makes one where it can"
+        )
 
 
 def _outcomes(options: ConvertOptions, setup: Setup, todo: list[Shard], retry: bool) -> Iterator[Outcome]:
@@ -124,7 +136,7 @@ def _outcomes(options: ConvertOptions, setup: Setup, todo: list[Shard], retry: b
         min_quality=options.min_quality,
         strict=options.strict,
         retry=folder / run_folder.FAILURES if retry else None,
-        pictures=(options.out / "images").resolve() if options.write_images else None,
+        pictures=(options.out / run_folder.PICTURES).resolve() if options.write_images else None,
     )
     make = partial(make_worker, work=work)
     if setup.workers == 0:
@@ -153,10 +165,15 @@ def _finish(options: ConvertOptions, setup: Setup, state: run_folder.State, stag
         stream = merge.records(whole, tally if index == 0 else None)
         formats.FORMATS[name].write(setup.dataset.header, stream, staged / run_folder.ANNOTATIONS[name])
     failed = part_rows.write_failures(merge.failures(whole), staged / run_folder.FAILURES)
-    scored = score_run(staged, setup.source, options, tally.counts[merge.TRUTHS]) if options.score is not False else None
+    scored, unscored = None, list[str]()
+    if options.score or (options.score is None and tally.counts[merge.TRUTHS]):
+        try:
+            scored = score_run(staged, setup.source, options, tally.counts[merge.TRUTHS])
+        except DataError as error:  # The polygons are there all the same.
+            unscored.append(f"{UNSCORED}: {error}")
     report_run(staged, setup.dataset, options, setup.inputs, scored)
     seconds = time.monotonic() - started
-    extra = ["images"] if options.write_images and (options.out / "images").is_dir() else []
+    extra = [run_folder.PICTURES] if options.write_images and (options.out / run_folder.PICTURES).is_dir() else []
     run = {
         "schema": run_folder.SCHEMA,
         "version": version(),
@@ -173,7 +190,9 @@ def _finish(options: ConvertOptions, setup: Setup, state: run_folder.State, stag
         "failures": failed,
         "seconds": round(seconds, 3),
         "boxes_per_second": round(boxes_run / seconds, 3) if seconds > 0 else 0.0,
-        "notes": list(dict.fromkeys((*setup.notes, *notes_of(options, setup.dataset, bool(setup.shards)), *_maskless(options, tally)))),
+        "notes": list(
+            dict.fromkeys((*setup.notes, *notes_of(options, setup.dataset, bool(setup.shards)), *_maskless(options, tally), *unscored))
+        ),
         "outputs": run_folder.outputs(staged, extra),
     }
     run_folder.publish(options.out, staged, run)

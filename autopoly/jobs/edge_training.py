@@ -37,7 +37,7 @@ def learned(
         if not source.held_out:
             own = list(_examples(annotator, source, share, config, rng))
             known += own
-            chances += [source.weight / len(own)] * len(own)
+            chances += [source.weight / len(own) for _ in own]  # none of a source without large objects
     if not known:
         say("edge pass: no object is large enough to learn along its outline")
         return network

@@ -140,7 +140,7 @@ def _train(recipe: Recipe, out: Path, listeners: Listeners) -> Path:
     mark = folder / RECIPE
     if mark.exists() and mark.read_text(encoding="utf-8") != table:
         raise RunError(f"{folder}: holds a training of another recipe or other options; choose another --out")
-    if (folder / "checkpoint" / "weights.safetensors").exists():
+    if (folder / "checkpoint" / "config.json").exists():
         listeners.line(f"{folder}: trained before, nothing to do")
         return folder / "checkpoint"
     from autopoly.jobs import train as training

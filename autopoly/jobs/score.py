@@ -25,6 +25,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,26 +87,26 @@ def score_datasets(
     return numbers(table, options), table
 
 
-def score_run(staged: Path, source: Source, options: ConvertOptions, truths: int) -> tuple[dict[str, Any], Table] | None:
+def score_run(staged: Path, source: Source, options: ConvertOptions, truths: int) -> tuple[dict[str, Any], Table]:
     """Write ``score.json`` beside the ``staged`` result of a conversion: its polygons against the masks of its source.
 
-    Give the numbers and the per-instance table. Truths are those that were converted. Without masks in the source nothing is written and
-    None given, unless the user asked for a score: then :class:`DataError`. A run per component is scored per instance, and per component
-    under the key ``per_component``. ``truths`` is how many masks of the source there are to measure against.
+    Give the numbers and the per-instance table. Truths are those that were converted; ``truths`` is how many masks of the source there are
+    to measure against. Without any that can be, nothing is written: :class:`DataError`. A run per component is scored per instance, and
+    per component under the key ``per_component``.
     """
     if not truths:
-        if options.score:
-            raise DataError(f"{source.path}: --score needs masks in the source, and it has none; leave --score out")
-        return None
+        raise DataError(f"{source.path}: --score needs masks in the source, and it has none; leave --score out")
     opened = source.open()
     truth = Chosen(opened, category_ids(opened.header, options.categories), options.limit)
     name = next(name for name in options.to if (staged / run_folder.ANNOTATIONS[name]).exists())
     made = Source(staged / run_folder.ANNOTATIONS[name], name, place(opened.image_root)).open()
     names = (run_folder.ANNOTATIONS[name], source.path.name)
-    result, table = score_datasets(made, truth, ScoreOptions(), options.components_from_truth, names)
+    options_of = ScoreOptions()
+    table = measure_dataset(made, truth, options_of, name=source.path.name).named(*names, options.components_from_truth)
+    result = numbers(table, options_of)
     if options.mode == "per-component":
         result["per_component"], _ = score_datasets(made, truth, ScoreOptions(per="component"), options.components_from_truth, names)
-    (staged / "score.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (staged / run_folder.SCORE).write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return result, table
 
 
@@ -116,6 +117,7 @@ class Chosen:
         self._dataset, self._categories = dataset, categories
         self.header: Header = dataset.header
         self.image_root: str = dataset.image_root
+        self.files = dataset.files
         self.counts: NDArray[np.int64] = dataset.counts[:limit]
 
     def record(self, index: int) -> Record:
@@ -155,8 +157,11 @@ def measure_dataset(
         if progress is not None:
             progress(done, total)
     table = Table.of(results, truth.header.categories, crowd, kept, finder.unused(), dict(sorted(unjudged.items())))
+    table = replace(table, renamed=finder.renamed)
     if not table.rows:
-        raise DataError(f"{name}: no instance has a mask to score against; give as TRUTH, the last path, a file with segmentations")
+        why = ", ".join(f"{count} {reason}" for reason, count in table.unjudged.items())
+        line = f"{name}: no instance has a mask to score against{f' ({why})' if why else ''}"
+        raise DataError(f"{line}; give as TRUTH, the last path, a file with segmentations of its pictures")
     if not (np.array([row.side for row in table.rows]) >= options.min_side).any():
         raise DataError(f"{name}: no box has a shorter side of {options.min_side:g} px or more; lower --min-side")
     return table

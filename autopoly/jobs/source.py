@@ -9,14 +9,17 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from autopoly import formats
 from autopoly.errors import DataError
 from autopoly.execute.parts import file_digest
 from autopoly.storage import ObjectPath, explain, place
 from autopoly.types import Dataset, Header, Id, Record
 
-ANNOTATIONS = {".json", ".txt", ".parquet", ".csv", ".jsonl", ".ndjson", ".xml", ".yaml", ".yml", ".mat"}
 HASHED_WHOLE = 1 << 30
+PICTURES = {".png"}
+"""Masks: a tree of ADE20K has a million."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,24 +53,16 @@ def locate(path: Path, format_name: str | None, images: Path | None, bbox_format
     return Source(path.resolve(), name, images.resolve() if images else None, bbox_format)
 
 
-def digest(path: Path, out: Path) -> str:
-    """Hash the annotations of a source: the file itself, or every annotation file under the folder, by name and content.
+def digest(path: Path, dataset: Dataset) -> str:
+    """Hash what was read of the source at ``path``: its annotation file, or each of several by name and content, and the boxes per record.
 
-    A run folder ``out`` inside the source does not count. Files beyond 1 GiB count by size, time of change, and their first and last MiB.
-    Pictures do not count.
+    Masks that are pictures, and files beyond 1 GiB, count by size and time of change. Photos do not count.
     """
-    if path.is_file():
-        return _file_mark(path)
-    if isinstance(path, ObjectPath):
-        files = [file for file in path.files() if file.suffix.lower() in ANNOTATIONS]
-        return hashlib.blake2b("".join(f"{one.name}\n{_file_mark(one)}\n" for one in files).encode(), digest_size=16).hexdigest()
-    state = hashlib.blake2b(digest_size=16)
-    for folder, folders, names in os.walk(path):
-        folders[:] = sorted(name for name in folders if Path(folder, name).resolve() != out.resolve())
-        for name in sorted(names):
-            if Path(name).suffix.lower() in ANNOTATIONS:
-                file = Path(folder, name)
-                state.update(f"{file.relative_to(path).as_posix()}\n{_file_mark(file)}\n".encode())
+    if len(dataset.files) == 1:
+        return _mark(dataset.files[0])
+    state = hashlib.blake2b(np.asarray(dataset.counts, dtype=np.int64).tobytes(), digest_size=16)
+    for file in dataset.files:
+        state.update(f"{os.path.relpath(str(file), str(path))}\n{_mark(file)}\n".encode("utf-8", "surrogateescape"))
     return state.hexdigest()
 
 
@@ -94,26 +89,18 @@ def choose(record: Record, categories: frozenset[Id] | None) -> Record:
     return replace(record, instances=tuple(one for one in record.instances if one.category_id in categories))
 
 
-def _file_mark(path: Path) -> str:
+def _mark(path: Path) -> str:
     if isinstance(path, ObjectPath):
-        return _object_mark(path)
-    status = path.stat()
-    if status.st_size <= HASHED_WHOLE:
-        return file_digest(path)
-    with path.open("rb") as stream:
-        head = stream.read(1 << 20)
-        stream.seek(-(1 << 20), os.SEEK_END)
-        ends = hashlib.blake2b(head + stream.read(), digest_size=16).hexdigest()
-    return f"{status.st_size}-{status.st_mtime_ns}-{ends}"
-
-
-def _object_mark(path: ObjectPath) -> str:
-    """Hash an object as a file is hashed: the same bytes have the same mark wherever they are."""
-    found = path.info()
-    if found.size > HASHED_WHOLE:
-        return f"{found.size}-{found.mtime_ns}"
+        found = path.info()
+        size, changed = found.size, found.mtime_ns
+    else:
+        status = path.stat()
+        size, changed = status.st_size, status.st_mtime_ns
+    if size > HASHED_WHOLE or path.suffix.lower() in PICTURES:
+        return f"{size}-{changed}"
     try:
         return file_digest(path)
     except OSError as error:
-        explain(path, error)
+        if isinstance(path, ObjectPath):
+            explain(path, error)
         raise

@@ -7,8 +7,9 @@ objects, best, middle and worst), ``log.jsonl``, and what a resumed training goe
 from __future__ import annotations
 
 import dataclasses
+import math
 import platform
-import time
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,13 +20,14 @@ from autopoly import devices
 from autopoly.config import LearningConfig, NetworkConfig
 from autopoly.errors import RunError
 from autopoly.execute.local import cpus
-from autopoly.jobs import edge_training, train_sources
+from autopoly.jobs import correction_training, edge_training, train_sources
 from autopoly.jobs.held_out import BEST, HeldOut
 from autopoly.jobs.train_options import TrainOptions
 from autopoly.network import checkpoint
 from autopoly.network.siamanno import SiamAnno
 from autopoly.training import ranks
 from autopoly.training.cache import CacheConfig, Source, said
+from autopoly.training.corrections import CorrectionConfig
 from autopoly.training.edges import EdgeConfig
 from autopoly.training.loop import Report, TrainConfig, log_line, train
 from autopoly.training.objective import dtype_of
@@ -47,9 +49,13 @@ def run(options: TrainOptions, tell: Callable[[Report], None], say: Say = lambda
     Under torchrun every process runs this; rank 0 alone writes and speaks. Raise AutopolyError for what cannot be trained.
     """
     options.check()
-    if saved_step(options.out) is not None and not options.resume:
+    begun = saved_step(options.out) is not None
+    if begun and not options.resume:
         raise RunError(f"{options.out}: holds the state of a training; say --resume to go on with it, or choose another --out")
     with ranks.joined(devices.choose(options.device)) as device:
+        if ranks.rank() == 0 and not begun:  # What an earlier training left before its first state is no part of this one.
+            shutil.rmtree(options.out / BEST, ignore_errors=True)
+            (options.out / "log.jsonl").unlink(missing_ok=True)
         if ranks.rank() > 0:
             return _run(options, device, lambda report: None, lambda line: None)
         return _run(options, device, tell, say)
@@ -65,9 +71,11 @@ def _run(options: TrainOptions, device: str, tell: Callable[[Report], None], say
     config = _config(options, len(samples.train))
     say(f"learns on {device} in {dtype}, {config.batch} samples a step{_processes(device)}")
     held = HeldOut(sources, samples, config.validation_samples, device, options.out) if ranks.rank() == 0 else None
-    begun = time.time()
+    seconds = 0.0
 
     def note(report: Report) -> None:
+        nonlocal seconds
+        seconds = report.seconds
         with (options.out / "log.jsonl").open("a") as log:
             print(log_line(report), file=log)
         tell(report)
@@ -86,10 +94,10 @@ def _run(options: TrainOptions, device: str, tell: Callable[[Report], None], say
             },
             "shapes": options.shapes,
             "held_out": [source.name for source in sources if source.held_out],
-            "minutes": round((time.time() - begun) / 60, 1),
+            "minutes": round(seconds / 60, 1),
             "training": dataclasses.asdict(config),
         }
-        _finish(options, device, average, sources, held, about, say)
+        _finish(options, device, average, sources, samples, held, about, say)
     return folder
 
 
@@ -110,7 +118,9 @@ def _start(options: TrainOptions, say: Say) -> SiamAnno:
     else:
         network = SiamAnno(NetworkConfig() if options.backbone is None else NetworkConfig(backbone=options.backbone), pretrained=True)
         start = f"ImageNet weights of {network.config.backbone}"
-    network.config = dataclasses.replace(network.config, crop_side=options.sides[-1][1])
+    # What was learned on top of other weights does not fit these any more.
+    network.edge = network.correction = None
+    network.config = dataclasses.replace(network.config, crop_side=options.sides[-1][1], edge_width=0, correction_width=0)
     say(f"starts from {start}" if step is None else f"goes on from step {step:,} of {options.out}, begun from {start}")
     return network
 
@@ -139,7 +149,7 @@ def _say_samples(sources: list[Source], samples: Samples, say: Say) -> None:
 
 def _config(options: TrainOptions, count: int) -> TrainConfig:
     values = {one.name: getattr(options, one.name) for one in dataclasses.fields(LearningConfig)}
-    return TrainConfig(**values, steps=max(1, round(options.epochs * count / options.batch)), loaders=options.workers)
+    return TrainConfig(**values, steps=math.ceil(options.epochs * count / options.batch), loaders=options.workers)
 
 
 def _processes(device: str) -> str:
@@ -150,7 +160,14 @@ def _processes(device: str) -> str:
 
 
 def _finish(
-    options: TrainOptions, device: str, average: SiamAnno, sources: list[Source], held: HeldOut, about: dict[str, object], say: Say
+    options: TrainOptions,
+    device: str,
+    average: SiamAnno,
+    sources: list[Source],
+    samples: Samples,
+    held: HeldOut,
+    about: dict[str, object],
+    say: Say,
 ) -> None:
     """Leave the checkpoint, the curves and the sheet."""
     # Only now, since matplotlib takes its second.
@@ -166,6 +183,10 @@ def _finish(
     if options.edge_steps:
         config = EdgeConfig(steps=options.edge_steps)
         network = edge_training.learned(network, sources, options.held_out, held, config, options.seed, device, say)
+    if options.correction_steps:
+        learning = CorrectionConfig(steps=options.correction_steps)
+        network, told = correction_training.learned(network, samples, learning, options.seed, options.workers, device, say)
+        about = about | ({"corrections": told} if told else {})
     checkpoint.save(network, out / "checkpoint", about)
     training.curves(training.history(out / "log.jsonl"), out / "curves.png", None if best is None else best["step"])
     drawn = training.held_out_sheet(held.picks(), out / "sheet.png")

@@ -28,6 +28,8 @@ class TrainOptions(LearningConfig):
     epochs: float = 4.0
     edge_steps: int = 0
     """After the training: steps of the edge pass (:mod:`autopoly.training.edges`), 0 = none."""
+    correction_steps: int = 0
+    """And of the correction pass (:mod:`autopoly.training.corrections`)."""
     backbone: str | None = None
     init: str | None = None
     device: str = "auto"
@@ -46,9 +48,14 @@ class TrainOptions(LearningConfig):
             (bool(both), f"--val {both[0] if both else ''}: is trained on too, so it would measure nothing; leave it out of one of them"),
             (not 0 <= self.held_out < 1, f"--held-out {self.held_out}: expected a share from 0 to below 1"),
             (not 0 <= self.shapes < 1, f"--shapes {self.shapes}: expected a share from 0 to below 1"),
-            (not 0 < self.epochs < float("inf"), f"--epochs {self.epochs}: expected more than 0"),
-            (self.minutes is not None and not self.minutes > 0, f"--minutes {self.minutes}: expected more than 0"),
+            (not 0 <= self.epochs < float("inf"), f"--epochs {self.epochs}: expected more than 0, or 0 to keep --init as it is"),
+            (self.minutes is not None and not self.minutes >= 0, f"--minutes {self.minutes}: expected more than 0, or 0 as for --epochs"),
+            (
+                self.init is None and (self.epochs if self.minutes is None else self.minutes) == 0,
+                "--epochs 0, --minutes 0: keep the weights of a checkpoint, so name one with --init",
+            ),
             (self.edge_steps < 0, f"--edge-steps {self.edge_steps}: expected 0 (no edge pass) or more"),
+            (self.correction_steps < 0, f"--correction-steps {self.correction_steps}: expected 0 (no correction pass) or more"),
             (self.batch < 1, f"--batch {self.batch}: expected 1 sample or more"),
             (not 0 < self.rate < float("inf"), f"--rate {self.rate}: expected more than 0"),
             (not 0 <= self.backbone_rate < float("inf"), f"--backbone-rate {self.backbone_rate}: expected 0 or more"),

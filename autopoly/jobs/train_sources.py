@@ -9,8 +9,8 @@ from pathlib import Path
 
 from autopoly.jobs import source
 from autopoly.jobs.train_options import TrainOptions
-from autopoly.storage import ObjectPath
 from autopoly.training.cache import Source
+from autopoly.types import Dataset
 
 
 def opened(options: TrainOptions) -> list[Source]:
@@ -30,31 +30,23 @@ def _open(path: Path, name: str, weight: float, held: bool, out: Path) -> Source
         # Its labels are boxes alone: the masks beside them are what there is to learn.
         found = source.locate(path, "kitti_instances", None, None)
     dataset = found.open()
-    annotations = source.digest(found.path, out)
-    return Source(name, dataset, weight, held, annotations, _content(found.path, dataset.image_root, annotations, out))
+    annotations = source.digest(found.path, dataset)
+    return Source(name, dataset, weight, held, annotations, _content(dataset, annotations, out))
 
 
-def _content(path: Path, images: str, annotations: str, out: Path) -> str:
-    """Hash a source: annotation files by their hash, all other files (pictures, and masks that are pictures) by name, size and time.
+def _content(dataset: Dataset, annotations: str, out: Path) -> str:
+    """Hash a source: annotation files by their hash, all other files where its pictures lie by name, size and time.
 
-    Pictures beside a single annotation file count where they have a folder of their own.
+    A run folder ``out`` among them does not count.
     """
     state = hashlib.blake2b(annotations.encode(), digest_size=16)
-    if isinstance(path, ObjectPath) or "://" in images:
-        return state.hexdigest()
-    root = Path(os.path.realpath(images))
-    folders = [path] if path.is_dir() else []
-    if not any(root.is_relative_to(one) or one.is_relative_to(root) for one in (path, *folders)):
-        folders.append(root)
-    away = os.path.realpath(out)
-    for top in folders:
-        for folder, below, names in os.walk(top):
-            below[:] = sorted(one for one in below if os.path.realpath(os.path.join(folder, one)) != away)
-            for name in sorted(names):
-                file = Path(folder, name)
-                if file.suffix.lower() not in source.ANNOTATIONS and file.is_file():
-                    status = file.stat()
-                    state.update(
-                        f"{file.relative_to(top).as_posix()}\n{status.st_size}\n{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape")
-                    )
+    top, away, known = os.path.realpath(dataset.image_root), os.path.realpath(out), {os.path.realpath(file) for file in dataset.files}
+    for folder, below, names in os.walk(top):  # nothing at all for an object store
+        below[:] = sorted(one for one in below if os.path.realpath(os.path.join(folder, one)) != away)
+        for name in sorted(names):
+            file = os.path.join(folder, name)
+            if os.path.isfile(file) and os.path.realpath(file) not in known:
+                status = os.stat(file)
+                line = f"{os.path.relpath(file, top)}\n{status.st_size}\n{status.st_mtime_ns}\n"
+                state.update(line.encode("utf-8", "surrogateescape"))
     return state.hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ FORMAT = 2
 RANGES: dict[str, tuple[float, float]] = {
     "search_scale": (1, 4), "crop_side": (32, 2048), "vertices": (3, 4096), "target_grid": (1, 64),
     "width16": (1, 1024), "blocks16": (0, 16), "width8": (1, 1024), "width4": (1, 1024), "detail": (0, 1024),
-    "edge_width": (0, 1024), "head_width": (1, 1024), "head_radius": (0, 64), "head_dilations": (1, 256), "steps": (0, 4),
+    "edge_width": (0, 1024), "correction_width": (0, 1024), "head_width": (1, 1024), "head_radius": (0, 64),
+    "head_dilations": (1, 256), "steps": (0, 4),
 }  # fmt: skip
 """What a number of config.json may be, all of a list alike: a file of a few bytes must not build a network that fills the memory."""
 LONGEST_LIST = 32
@@ -64,12 +66,19 @@ def fingerprint(checkpoint: str | Path | None) -> str:
 
 
 def save(network: SiamAnno, folder: Path, about: dict[str, Any]) -> None:
-    """Write config.json and float16 weights; ``about`` (what it was trained on, numbers) goes into the config as it is."""
+    """Write float16 weights, then config.json; ``about`` (what it was trained on, numbers) goes into the config as it is.
+
+    Cut off in between, the folder has no config.json: it is no checkpoint then, instead of one that describes other weights.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    described, weights = folder / "config.json", folder / "weights.safetensors"
     config = {"format": FORMAT, "network": dataclasses.asdict(network.config), "about": about}
-    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     tensors = {name: value.detach().cpu().to(torch.float16).contiguous() for name, value in network.state_dict().items()}
-    save_file(tensors, folder / "weights.safetensors")
+    save_file(tensors, weights.with_suffix(".tmp"))
+    described.with_suffix(".tmp").write_text(json.dumps(config, indent=1) + "\n")
+    described.unlink(missing_ok=True)
+    os.replace(weights.with_suffix(".tmp"), weights)
+    os.replace(described.with_suffix(".tmp"), described)
 
 
 def load_network(checkpoint: str | Path | None = None) -> SiamAnno:

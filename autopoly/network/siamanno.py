@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from autopoly.config import NetworkConfig
 from autopoly.network.backbone import Backbone
+from autopoly.network.correction import CorrectionPass
 from autopoly.network.edge import EdgePass
 from autopoly.network.fusion import Fusion
 from autopoly.network.head import ContourHead, sample
@@ -37,6 +38,17 @@ class Output:
     def quality(self) -> Tensor:
         """The estimated IoU of the contour, (B,) in [0, 1]."""
         return torch.sigmoid(self.quality_logits[:, 0])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """What the network sees in B crops, whatever a user corrects: M_0 ``coarse`` (B, C, S/16, S/16), M ``fused`` (B, C, S/4, S/4), mask
+    logits ``fine`` (B, 1, S/2, S/2).
+    """
+
+    coarse: Tensor
+    fused: Tensor
+    fine: Tensor
 
 
 class Quality(nn.Module):
@@ -86,25 +98,33 @@ class SiamAnno(nn.Module):
         self.quality = Quality(config)
         # Apart from the rest: it works on outlines, at the picture's own resolution, and learns when all else is done.
         self.edge = EdgePass(config.edge_width) if config.edge_width else None
+        self.correction = CorrectionPass(config) if config.correction_width else None
 
     def forward(self, crops: Tensor, initial: Tensor, fixed: Tensor | None = None) -> Output:
         """Predict the contours of B crops.
 
         ``crops`` (B, 3, S, S) RGB in [0, 255], S a multiple of 32; ``initial`` (B, K, 2) crop px, usually the box's own contour; ``fixed``
-        (B, K) bool: vertices that stay where ``initial`` has them.
+        (B, K) bool: vertices that stay where ``initial`` has them. Where the network has a correction pass, masks follow them too.
         """
         side = crops.shape[-1]
-        normal = self.backbone.normalize(crops)
-        with self._exact(crops.device.type):
-            pyramid = self.backbone(normal)
-        coarse, fused = self.fusion(normal, pyramid)
-        fine = F.pixel_shuffle(self.mask(fused), 2)  # (B, 1, S/2, S/2)
+        seen = self.look(crops)
+        coarse, fused, fine = seen.coarse, seen.fused, seen.fine
+        if self.correction is not None and fixed is not None and not self.training:
+            fine = self.correction(coarse, fused, fine, initial.float() / side, fixed)
         mask, boundary = F.avg_pool2d(fine, 2), self.boundary(fused)  # (B, 1, S/4, S/4)
         with self._exact(crops.device.type):
             maps = (fused, mask, boundary) if self.training else (fused.float(), mask.float(), boundary.float())
             contours = self.head(*maps, initial.float() / side, fixed)
         quality = self.quality(coarse, fused, mask, boundary, contours)
         return Output(tuple(contour * side for contour in contours), fine.float(), boundary.float(), quality)
+
+    def look(self, crops: Tensor) -> Seen:
+        """Look at B crops, (B, 3, S, S) as in :meth:`forward`."""
+        normal = self.backbone.normalize(crops)
+        with self._exact(crops.device.type):
+            pyramid = self.backbone(normal)
+        coarse, fused = self.fusion(normal, pyramid)
+        return Seen(coarse, fused, F.pixel_shuffle(self.mask(fused), 2))
 
     def _exact(self, kind: str) -> AbstractContextManager[object]:
         """Compute in float32 even where autocast says bf16, unless in training.
@@ -124,4 +144,4 @@ def box_contour(side: int, search_scale: float, count: int, batch: int = 1, devi
     return (torch.stack([x, y], dim=-1) * half + side / 2).expand(batch, count, 2)
 
 
-__all__ = ["Output", "Quality", "SiamAnno", "box_contour"]
+__all__ = ["Output", "Quality", "Seen", "SiamAnno", "box_contour"]

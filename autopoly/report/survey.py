@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from autopoly.jobs.scoring.scoreboard import Table
 from autopoly.report.picks import Key, Picks
-from autopoly.types import Dataset, Instance
+from autopoly.types import Dataset, Instance, mask_source_of
 
 BINS = 20
 FINE = 200
@@ -103,7 +103,7 @@ def of_result(result: Dataset, measured: Collection[int] = ()) -> Survey:
 
 def source_of(one: Instance) -> str:
     """Say where the polygon of a converted instance comes from: predicted, kept, or none."""
-    return str(one.mask_source or one.extra.get("mask_source") or ("predicted" if one.mask else "none"))
+    return mask_source_of(one) or ("predicted" if one.mask else "none")
 
 
 def side_of(one: Instance) -> float:

@@ -18,7 +18,7 @@ from autopoly.config import NetworkConfig
 from autopoly.errors import RecipeError
 from autopoly.training import ranks
 from autopoly.training.samples import Sample, Samples
-from autopoly.training.schedule import TrainConfig, side_at
+from autopoly.training.schedule import TrainConfig, progress_of, side_at
 
 AHEAD = 6
 """Batches a loader process makes in advance."""
@@ -45,7 +45,7 @@ class Stream(TorchDataset[dict[str, Tensor]]):
     def __getitem__(self, number: int) -> dict[str, Tensor]:
         config, step = self.config, self.start + number
         # By minutes the side follows the clock, hence is told; by steps it follows from the step, and a resumed run sees the same batches.
-        side = int(self.side.item()) if config.minutes is not None else side_at(config, step / config.steps)
+        side = int(self.side.item()) if config.minutes is not None else side_at(config, progress_of(config, step, 0.0))
         indices = self.samples.draw(config.seed, step, config.batch)
         made = [
             self.samples.sample(

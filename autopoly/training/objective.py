@@ -64,12 +64,8 @@ def corrected(network: SiamAnno, batch: dict[str, Tensor], device: str, dtype: t
 
 
 def worst(contours: Tensor, targets: Tensor, counts: Tensor) -> Tensor:
-    """Mark the ``counts`` (B,) worst vertices (B, K) of contours (B, K, 2): far from the true outline, or their place far from the contour.
-
-    A vertex that lies elsewhere *on* the outline is no error that anybody sees. A user corrects once where several neighbours are wrong.
-    """
-    between = torch.cdist(contours, targets, compute_mode="donot_use_mm_for_euclid_dist")  # (B, K, K); by products it is 0.1 px off
-    error = torch.maximum(between.amin(2), between.amin(1))
+    """Mark the ``counts`` (B,) worst vertices (B, K) of contours (B, K, 2). A user corrects once where several neighbours are wrong."""
+    error = errors(contours, targets)
     vertices = torch.arange(contours.shape[1], device=contours.device)
     held = torch.zeros_like(error, dtype=torch.bool)
     for number in range(int(counts.max())):
@@ -78,6 +74,15 @@ def worst(contours: Tensor, targets: Tensor, counts: Tensor) -> Tensor:
         apart = (vertices - at).abs()
         error = error.masked_fill(torch.minimum(apart, contours.shape[1] - apart) <= APART, -1.0)
     return held
+
+
+def errors(contours: Tensor, targets: Tensor) -> Tensor:
+    """Say how wrong the vertices of contours (B, K, 2) are, (B, K): how far from the true outline, or their place from the contour.
+
+    A vertex that lies elsewhere *on* the outline is no error that anybody sees.
+    """
+    between = torch.cdist(contours, targets, compute_mode="donot_use_mm_for_euclid_dist")  # (B, K, K); by products it is 0.1 px off
+    return torch.maximum(between.amin(2), between.amin(1))
 
 
 def true_iou(output: Output, targets: Targets) -> Tensor:

@@ -15,7 +15,7 @@ class TrainConfig(LearningConfig):
     """How long and how fast the network learns."""
 
     steps: int = 8000
-    """Training time where there are no ``minutes``."""
+    """Training time where there are no ``minutes``; 0 = none."""
     save_every: float = 240.0
     """Seconds between states to resume from."""
     loaders: int = 1
@@ -26,7 +26,8 @@ class TrainConfig(LearningConfig):
 
 def progress_of(config: TrainConfig, step: int, seconds: float) -> float:
     """Give the share of the schedule that is done, 1 or more at its end."""
-    return seconds / (config.minutes * 60) if config.minutes is not None else step / config.steps
+    done, whole = (step, config.steps) if config.minutes is None else (seconds, config.minutes * 60)
+    return done / whole if whole else 1.0
 
 
 def side_at(config: TrainConfig, progress: float) -> int:

@@ -156,7 +156,7 @@ def test_no_secret_reaches_a_record_of_the_run(made):
 
 def test_a_plan_says_that_pictures_are_not_there(made):
     folder, _, _ = made
-    told = [one for one in plan_lines(plan(options(folder, out=folder / "other"), inscribed.network())) if "not there" in one]
+    told = [one for one in plan_lines(plan(options(folder, out=folder / "other"), inscribed.network())) if "cannot be found" in one]
     assert len(told) == 1
     assert "pictures that were looked for" in told[0]
     assert told[0].isprintable()
@@ -169,7 +169,7 @@ def test_a_plan_says_nothing_of_pictures_that_are_there(tmp_path):
     asked = ConvertOptions(source=made, out=tmp_path / "out", workers=0, device="cpu")
     assert plan(asked, inscribed.network()).notes == ()
     (made.parent / "images/0003.png").unlink()
-    assert plan(asked, inscribed.network()).notes[0].startswith("1 of 6 pictures that were looked for are not there: 0003.png")
+    assert plan(asked, inscribed.network()).notes[0].startswith("1 of 6 pictures that were looked for cannot be found: 0003.png")
 
 
 def test_boxes_below_the_quality_asked_for_are_no_failures(tmp_path):

@@ -56,7 +56,7 @@ PREDICTIONS = {
         {**document(), "annotations": [{k: v for k, v in document()["annotations"][0].items() if k != "id"}]},
         {"no_annotation": 3},
     ),
-    "image id a text": (changed(image_id="1"), {"no_annotation": 1}),
+    "image id a text": (changed(image_id="1"), {}),
     "image not in the truth": (changed(image_id=9), {"no_annotation": 1}),
     "category a list": (changed(category_id=[1]), {}),
     "score a text": (changed(score="high"), {}),

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import inscribed
 import pytest
 
 from autopoly.cli import main
 from autopoly.errors import DataError
-from autopoly.jobs.conversion.options import ConvertOptions
+from autopoly.jobs.convert import ConvertOptions, convert
 from autopoly.jobs.score import score_run
 from autopoly.jobs.source import Source
 
@@ -117,6 +119,23 @@ def test_what_is_wrong_is_one_line_and_exit_code_2(
     assert said in err
 
 
+def test_a_folder_in_the_place_of_a_result_is_refused_before_anything_is_measured(tmp_path: Path, command: Any) -> None:
+    truth = write(tmp_path / "truth.json", 0)
+    (tmp_path / "there").mkdir()
+    for option in ("--json", "--html"):
+        code, out, error = command(truth, truth, option, tmp_path / "there")
+        assert (code, out) == (2, "")
+        assert error == f"autopoly: {tmp_path / 'there'}: is a folder; give {option} a file\n"
+    assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
+
+
+def test_a_name_in_brackets_is_shown_as_it_is(tmp_path: Path, command: Any) -> None:
+    truth = write(tmp_path / "truth.json", 0)
+    code, out, _ = command(write(tmp_path / "run[red]x.json", 1), truth)
+    assert code == 0
+    assert "run[red]x.json" in out
+
+
 def test_a_conversion_is_scored_over_what_it_converted(tmp_path: Path) -> None:
     truth, staged = write(tmp_path / "truth.json", 0), tmp_path / "staged"
     staged.mkdir()
@@ -131,11 +150,43 @@ def test_a_conversion_is_scored_over_what_it_converted(tmp_path: Path) -> None:
     assert str(tmp_path) not in (staged / "score.json").read_text()
 
 
-def test_a_conversion_of_boxes_alone_is_not_scored_unless_asked(tmp_path: Path) -> None:
-    boxes = write(tmp_path / "boxes.json", 0, segmentation=[])
-    shutil.copy(write(tmp_path / "made.json", 4), tmp_path / "annotations.json")
-    source = Source(boxes, "coco", tmp_path)
-    score_run(tmp_path, source, ConvertOptions(boxes, tmp_path), truths=0)
-    assert not (tmp_path / "score.json").exists()
-    with pytest.raises(DataError, match="--score"):
-        score_run(tmp_path, source, ConvertOptions(boxes, tmp_path, score=True), truths=0)
+def test_a_conversion_that_cannot_be_scored_keeps_its_polygons(tmp_path: Path) -> None:
+    """Not one that was not asked for, nor one that was: that is an error when all else is done, and stays one."""
+    made = inscribed.make_dataset(tmp_path / "made")
+    inscribed.change(made, lambda document: [one.pop("segmentation", None) for one in document["annotations"]])
+    without = {"source": made, "workers": 0, "device": "cpu"}
+    summary = convert(ConvertOptions(out=tmp_path / "quiet", **without), network=inscribed.network())
+    assert "score.json" not in summary.outputs
+    assert not any("scored" in note for note in summary.notes)
+    asked = ConvertOptions(out=tmp_path / "asked", score=True, **without)
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"its polygons are there, but there is no score: not scored: .*--score needs masks"):
+            convert(asked, network=inscribed.network())
+        assert json.loads((tmp_path / "asked/annotations.json").read_text())["annotations"][0]["segmentation"]
+
+
+def test_masks_that_cannot_be_measured_do_not_cost_the_result(tmp_path: Path) -> None:
+    """The pictures are not there and the source has no sizes: every mask is known, none can be drawn."""
+    made = inscribed.make_dataset(tmp_path / "made")
+
+    def forget(document: dict[str, Any]) -> None:
+        for image in document["images"]:
+            image.pop("width"), image.pop("height")
+            image["file_name"] = "gone-" + image["file_name"]
+        for one in document["annotations"]:
+            x, y, width, height = one["bbox"]
+            one["segmentation"] = [[x, y, x + width, y, x + width, y + height]]
+
+    inscribed.change(made, forget)
+    summary = convert(ConvertOptions(source=made, out=tmp_path / "out", workers=0, device="cpu"), network=inscribed.network())
+    assert summary.exit_code == 1
+    assert set(summary.failures) == {"image_missing"}
+    assert any("not scored: annotations.json: no instance has a mask to score against (" in note for note in summary.notes)
+
+
+def test_a_score_that_a_finished_run_lacks_is_not_passed_over(tmp_path: Path) -> None:
+    made = inscribed.make_dataset(tmp_path / "made")
+    options = ConvertOptions(source=made, out=tmp_path / "out", workers=0, device="cpu", score=False)
+    convert(options, network=inscribed.network())
+    with pytest.raises(DataError, match="made without --score"):
+        convert(replace(options, score=True), network=inscribed.network())

@@ -175,7 +175,7 @@ IDS = {
     "image not listed": (lambda d: d["annotations"][0].update(image_id=99), "1 annotations name images"),
     "image absent": (lambda d: d["annotations"][0].pop("image_id"), "1 annotations name images"),
     "image a list": (lambda d: d["annotations"][0].update(image_id=[1]), "1 annotations name images"),
-    "image a text": (lambda d: d["annotations"][0].update(image_id="1"), "1 annotations name images"),
+    "image a text": (lambda d: d["annotations"][0].update(image_id="1"), "1 annotations name their image by a text"),
     "image id repeated": (lambda d: d["images"].append(d["images"][0]), "1 images repeat the id"),
     "crowd as text": (lambda d: d["annotations"][0].update(iscrowd="yes"), "1 of 1 annotations are iscrowd 1"),
     "crowd as number": (lambda d: d["annotations"][0].update(iscrowd=7), "1 of 1 annotations are iscrowd 1"),
@@ -263,7 +263,7 @@ def test_a_bad_mask_is_none_and_counted(case, tmp_path):
     found = drive(made, tmp_path)
     assert found.codes == {}
     assert found.records[0].instances[0].mask is None
-    assert next(note for note in found.notes if "segmentation that cannot be read" in note).startswith("1 annotations")
+    assert next(note for note in found.notes if "segmentation that is malformed" in note).startswith("1 annotations")
 
 
 @pytest.mark.parametrize("case", IMAGES)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from autopoly.geometry.boxes import clip_xyxy, problem_of, scale_xyxy, xywh_to_xyxy, xyxy_to_xywh
+from autopoly.geometry.boxes import problem_of, scale_xyxy, xywh_to_xyxy, xyxy_to_xywh
 
 
 def test_corner_and_size_become_two_corners_and_back():
@@ -14,17 +14,12 @@ def test_corner_and_size_become_two_corners_and_back():
 @pytest.mark.parametrize("shape", [(4,), (0, 4), (2, 3, 4)])
 def test_any_leading_shape_is_kept(shape):
     boxes = np.ones(shape)
-    assert xywh_to_xyxy(boxes).shape == xyxy_to_xywh(boxes).shape == scale_xyxy(boxes, 2).shape == clip_xyxy(boxes, (5, 5)).shape == shape
+    assert xywh_to_xyxy(boxes).shape == xyxy_to_xywh(boxes).shape == scale_xyxy(boxes, 2).shape == shape
 
 
 def test_scaling_keeps_the_centre():
     assert scale_xyxy([10, 20, 30, 60], 1.5).tolist() == [5, 10, 35, 70]
     assert scale_xyxy([10, 20, 30, 60], 0).tolist() == [20, 40, 20, 40]
-
-
-def test_clipping_uses_height_for_y():
-    assert clip_xyxy([-5, -5, 500, 500], (20, 30)).tolist() == [0, 0, 30, 20]
-    assert clip_xyxy([100, 1, 110, 5], (20, 30)).tolist() == [30, 1, 30, 5]
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,12 @@ def test_a_truncated_progressive_jpeg_too():
     assert code(record(data[: len(data) // 2])) == "image_truncated_or_corrupt"
 
 
+def test_a_grey_picture_of_floats_as_microscopes_write_it(tmp_path):
+    levels = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
+    read = images.read_rgb(record(encoded(".tiff", levels)), tmp_path)
+    np.testing.assert_array_equal(read, np.repeat(np.rint(levels * 255).astype(np.uint8)[..., None], 3, axis=2))
+
+
 def test_missing_empty_and_foreign_files(tmp_path):
     (tmp_path / "empty.png").touch()
     (tmp_path / "folder.png").mkdir()

@@ -151,6 +151,9 @@ def test_no_box_is_no_polygon(annotator: predict.Annotator, photo: np.ndarray) -
         (np.zeros((9, 9, 3), np.uint8), [[0, 0, 5, 5], [5, 5, 5, 9]], "box 1: "),
         (np.zeros((9, 9, 3), np.uint8), [[0, 0, float("nan"), 5]], "box 0: "),
         (np.zeros((9, 9, 3), np.uint8), [[20, 20, 30, 30]], "outside"),
+        (np.zeros((9, 9, 3), np.uint8), [[0, 0, 5, 5, 0.9, 1], [5, 5, 9, 9, 0.8, 1]], r"boxes of shape \(2, 6\); expected \(N, 4\)"),
+        (np.zeros((9, 9, 3), np.uint8), [[0, 0, 5]], r"boxes of shape \(1, 3\)"),
+        (np.zeros((9, 9, 3), np.uint8), [[0, 0, 5, 5], [0, 0]], "boxes: "),
     ],
 )
 def test_input_that_cannot_be_used_is_one_line(
@@ -173,9 +176,26 @@ def test_any_polygon_can_be_refined(annotator: predict.Annotator, photo: np.ndar
             assert np.abs(refined - point).sum(axis=1).min() == 0
 
 
-def test_refine_says_what_it_wants(annotator: predict.Annotator, photo: np.ndarray) -> None:
-    with pytest.raises(DataError, match=r"expected \(V, 2\) and \(V,\)"):
-        annotator.refine(photo, [10, 10, 50, 50], np.zeros((8, 2)), np.zeros(7, bool))
+@pytest.mark.parametrize(
+    ("box", "ring", "fixed", "said"),
+    [
+        ([10, 10, 50, 50], np.zeros((8, 2)), np.zeros(7, bool), r"expected \(4,\), \(V, 2\) and \(V,\)"),
+        ([[10, 10, 50, 50]], np.zeros((8, 2)), np.zeros(8, bool), r"box \(1, 4\)"),
+        ([10, 10, 50, 50], np.full((8, 2), np.nan), np.zeros(8, bool), "not a finite number"),
+        ([10, 10, 50, 50], np.ones((80, 2)), np.arange(80) < 40, "40 vertices are fixed; a contour has 32"),
+    ],
+)
+def test_refine_says_what_it_wants(
+    annotator: predict.Annotator, photo: np.ndarray, box: object, ring: np.ndarray, fixed: np.ndarray, said: str
+) -> None:
+    with pytest.raises(DataError, match=said):
+        annotator.refine(photo, box, ring, fixed)
+
+
+@pytest.mark.parametrize("wrong", [{"threads": 0}, {"tolerance": -1.0}, {"tolerance": float("nan")}])
+def test_a_number_out_of_range_is_one_line(wrong: dict[str, float]) -> None:
+    with pytest.raises(DataError, match="expected 0 px or more, and 1 thread or more"):
+        predict.load(**wrong)
 
 
 def test_a_device_that_is_not_there_is_one_line() -> None:

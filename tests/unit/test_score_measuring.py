@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ class InMemory:
     records: Sequence[Record]
     header: Header = field(default_factory=lambda: Header("memory", (Category(1, "cat"), Category(2, "dog"), Category(3, "unicorn"))))
     image_root: str = ""
+    files: Sequence[Path] = ()
 
     @property
     def counts(self) -> np.ndarray:
@@ -145,6 +147,22 @@ def test_images_of_another_tool_pair_by_file_name_and_instances_by_overlap() -> 
     found = scored(prediction, truth, match="iou")
     assert (found["missing"], found["extra"]) == (0, 1)
     assert found["miou"] == pytest.approx(19 / 21, abs=1e-6)
+
+
+def test_an_image_with_the_id_of_another_is_found_by_its_name() -> None:
+    """Another tool numbered the images anew and kept their names."""
+    truth = [image(one(1, square(10, 10, 20)), name=1, file="a.png"), image(one(2, square(60, 60, 20)), name=2, file="b.png")]
+    swapped = [image(one(1, square(60, 60, 20)), name=1, file="to/b.png"), image(one(2, square(10, 10, 20)), name=2, file="to/a.png")]
+    renamed = [replace(record, file_name=record.file_name[3:]) for record in swapped]
+    found = scored(renamed, truth, match="iou")
+    assert (found["miou_instances"], found["notes"]) == (1.0, [])
+    # In other folders neither name is that of the truth: the ids decide, and that is said.
+    found = scored(swapped, truth, match="iou")
+    assert found["miou_instances"] == 0.0
+    assert any(note.startswith("2 images have the id of a picture with another file name") for note in found["notes"])
+    # The same names in other folders are no other pictures.
+    moved = [replace(record, file_name=f"to/{record.file_name}") for record in truth]
+    assert (scored(moved, truth)["miou_instances"], scored(moved, truth)["notes"]) == (1.0, [])
 
 
 def test_crowd_regions_and_unjudged_truths_are_neither_measured_nor_held_against_a_prediction() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from autopoly.cli.train import side_from
 from autopoly.cli.train_progress import plain
 from autopoly.config import NetworkConfig
-from autopoly.errors import RecipeError, RunError
+from autopoly.errors import CheckpointError, RecipeError, RunError
 from autopoly.jobs import train as job
 from autopoly.jobs.train_options import PRECISIONS, TrainOptions
 from autopoly.network import checkpoint
@@ -108,6 +109,60 @@ def test_a_training_is_not_begun_over_another(trained: Trained) -> None:
         job.run(trained[0], lambda report: None)
 
 
+def test_what_an_abandoned_training_left_is_no_part_of_a_new_one(trained: Trained, tmp_path: Path) -> None:
+    """Ended before its first state was saved, a training has only its best network and its log."""
+    options, out = trained[0], tmp_path / "out"
+    best = json.loads((options.out / "best" / "config.json").read_text())
+    (out / "best").mkdir(parents=True)
+    best["about"]["miou_instances"] = 1.0
+    (out / "best" / "config.json").write_text(json.dumps(best))
+    (out / "best" / "weights.safetensors").write_bytes((options.out / "best" / "weights.safetensors").read_bytes())
+    (out / "log.jsonl").write_text("of before\n")
+    job.run(dataclasses.replace(options, out=out, epochs=0.1), lambda report: None)
+    assert json.loads((out / "checkpoint" / "config.json").read_text())["about"]["best"]["miou_instances"] < 1.0
+    assert "of before" not in (out / "log.jsonl").read_text()
+
+
+def test_a_checkpoint_cut_off_while_it_is_written_is_none(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = checkpoint.load_network(small)
+    checkpoint.save(network, tmp_path, {"step": 1})
+    replaced = os.replace
+
+    def cut(source: Path, target: Path) -> None:
+        if Path(target).name == "config.json":
+            raise KeyboardInterrupt
+        replaced(source, target)
+
+    monkeypatch.setattr("autopoly.network.checkpoint.os.replace", cut)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(network, tmp_path, {"step": 2})
+    with pytest.raises(CheckpointError, match=r"no folder with config\.json"):
+        checkpoint.load_network(tmp_path)
+
+
+def test_corrections_are_learned_on_top_of_a_checkpoint_that_stays(trained: Trained, tmp_path: Path) -> None:
+    options = dataclasses.replace(trained[0], out=tmp_path / "out", epochs=0.0, correction_steps=6)
+    said: list[str] = []
+    folder = job.run(options, lambda report: None, said.append)
+    before, after = checkpoint.load_network(options.init).state_dict(), checkpoint.load_network(folder)
+    learned = after.state_dict()
+    assert all(torch.equal(value, learned[name]) for name, value in before.items())
+    told = [line for line in said if line.startswith("corrections: ")]
+    assert told[0].startswith("corrections: step 6 of 6, IoU 0.")
+    assert "mean IoU after 0, 1, 2, 3, 5 of them: 0." in told[-1]
+    assert (after.correction is None) == told[-1].endswith("left out")
+    # A training that goes on from it changes what the pass was learned for.
+    again = dataclasses.replace(options, out=tmp_path / "again", init=str(folder), epochs=0.1, correction_steps=0)
+    assert checkpoint.load_network(job.run(again, lambda report: None)).correction is None
+
+
+def test_a_source_without_large_objects_has_no_edges_to_learn(trained: Trained, ellipses: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    folder = job.run(dataclasses.replace(trained[0], out=tmp_path / "out", epochs=0.1, edge_steps=2), lambda report: None, said.append)
+    assert any(line == "edge pass: no object is large enough to learn along its outline" for line in said)
+    assert checkpoint.load_network(folder).edge is None
+
+
 @pytest.mark.slow
 def test_the_held_out_score_is_that_of_autopoly_score(trained: Trained, ellipses: Path, tmp_path: Path) -> None:
     """Whole held-out datasets are measured as convert and score do it, up to the two decimals that are written."""
@@ -150,6 +205,8 @@ def test_every_precision_that_can_be_asked_for_is_known() -> None:
         ({"held_out": 1.0}, "--held-out"),
         ({"epochs": 0.0}, "--epochs"),
         ({"minutes": -1.0}, "--minutes"),
+        ({"minutes": 0.0}, "--epochs 0, --minutes 0"),
+        ({"correction_steps": -1}, "--correction-steps"),
         ({"batch": 0}, "--batch"),
         ({"rate": float("nan")}, "--rate"),
         ({"warmup": -1}, "--warmup"),

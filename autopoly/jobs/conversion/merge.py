@@ -61,9 +61,11 @@ def records(parts: Parts, tally: Tally | None = None) -> Iterator[Record]:
             record = choose(whole, parts.categories)
             old = _before(parts.before, number, record)
             instances = tuple(
-                _filled(one, rows.get(one.ordinal), old[at] if old else None, parts, shard) for at, one in enumerate(record.instances)
+                _filled(one, rows.get(one.ordinal), None if old is None else old.instances[at], parts, shard)
+                for at, one in enumerate(record.instances)
             )
-            size = record.size or next((row.size for one in instances if (row := rows.get(one.ordinal)) and row.size), None)
+            decoded = (row.size for one in instances if (row := rows.get(one.ordinal)) and row.size)
+            size = record.size or next(decoded, None if old is None else old.size)
             if tally is not None:
                 _count(tally.counts, instances, len(whole.instances))
                 tally.counts[TRUTHS] += sum(map(is_truth, record.instances))
@@ -83,6 +85,9 @@ def failures(parts: Parts) -> Iterator[Failure]:
 def _filled(one: Instance, row: Row | None, old: Instance | None, parts: Parts, shard: Shard) -> Instance:
     if one.crowd:
         return one
+    if row is not None and row.instance_id != part_rows.text_of(one.instance_id):
+        path = part_path(parts.folder, shard.number, parts.mark)
+        raise RunError(f"{path}: is of another source, which changed; run again with --overwrite")
     if row is None:
         if old is None:
             path = part_path(parts.folder, shard.number, parts.mark)
@@ -97,13 +102,18 @@ def _filled(one: Instance, row: Row | None, old: Instance | None, parts: Parts, 
     return replace(one, mask=mask, quality=row.quality, mask_source=row.mask_source)
 
 
-def _before(dataset: Dataset | None, number: int, record: Record) -> tuple[Instance, ...] | None:
+def _before(dataset: Dataset | None, number: int, record: Record) -> Record | None:
     if dataset is None:
         return None
-    old = dataset.record(number).instances if number < len(dataset.counts) else ()
-    if [str(one.instance_id) for one in old] != [str(one.instance_id) for one in record.instances]:
+    old = dataset.record(number) if number < len(dataset.counts) else None
+    if old is None or _names(old) != _names(record):
         raise RunError(f"image {record.image_id}: the finished result does not match the source; run again with --overwrite")
     return old
+
+
+def _names(record: Record) -> list[str]:
+    """Give the ids of the instances; those without one are called by their place, which is another in a result with fewer categories."""
+    return ["" if (name := str(one.instance_id)).startswith("#") else name for one in record.instances]
 
 
 def _count(counts: Counter[str], instances: Sequence[Instance], boxes: int) -> None:

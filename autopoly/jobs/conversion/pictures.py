@@ -24,8 +24,11 @@ def write(folder: Path, record: Record, scratch: Path) -> Problem | None:
     taken = any(target.parents[up].is_file() for up in range(len(steps) - 1)) or (bool(steps) and _fits(target) and target.is_dir())
     if not steps or not _fits(target) or taken:
         return Problem("image_not_written", f"{record.file_name!r} is no name for a file; run without --write-images")
-    if record.data is None or (target.is_file() and target.stat().st_size == len(record.data)):
+    if record.data is None:
         return None
+    if target.is_file():
+        same = target.stat().st_size == len(record.data) and target.read_bytes() == record.data
+        return None if same else Problem("image_not_written", f"{record.file_name!r} is another picture's name too; give each its own")
     with parts.writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     parts.commit(target, record.data, durable=False, scratch=scratch)

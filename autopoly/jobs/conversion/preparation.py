@@ -68,7 +68,7 @@ def set_up(options: ConvertOptions, network: Network | None) -> Setup:
     boxes = sum(shard.boxes for shard in cut)
     inputs = {
         "version": version(),
-        "source": digest(source.path, options.out),
+        "source": digest(source.path, dataset),
         "format": source.format,
         "images": str(dataset.image_root),
         "checkpoint": network.fingerprint,
@@ -121,24 +121,24 @@ def absent_pictures(setup: Setup) -> tuple[str, ...]:
         record = setup.dataset.record(number)
         if record.data is not None or time.monotonic() - started > LOOK_S:
             break
-        if record.problem is None:
-            looked += 1
-            try:
-                images.path_of(record, setup.dataset.image_root)
-            except images.ImageProblem as error:
-                absent.append(error.problem.message)
-    return (plain_line(f"{len(absent)} of {looked} pictures that were looked for are not there: {absent[0]}"),) if absent else ()
+        looked += 1
+        try:
+            images.path_of(record, setup.dataset.image_root)
+        except images.ImageProblem as error:
+            absent.append(error.problem.message)
+    return (plain_line(f"{len(absent)} of {looked} pictures that were looked for cannot be found: {absent[0]}"),) if absent else ()
 
 
 def shards_to_run(out: Path, setup: Setup, state: run_folder.State) -> list[Shard]:
-    """Give the shards that still have to run: those without a part; in a retry, of those with failures."""
+    """Give the shards that still have to run: those without a part; in a retry, of those with failures, and of these the failed boxes."""
     folder = out / run_folder.PARTS
     if state.name == "finished":
         return []
     if state.retry:
         copied = folder / run_folder.FAILURES
         failed = part_rows.read_failures(copied if state.name == "unfinished" else out / run_folder.FAILURES)
-        wanted = [shard for shard in setup.shards if any(number in failed for number in range(shard.start, shard.stop))]
+        again = [[failed[number] for number in range(shard.start, shard.stop) if number in failed] for shard in setup.shards]
+        wanted = [replace(shard, boxes=sum(map(len, some))) for shard, some in zip(setup.shards, again, strict=True) if some]
     else:
         wanted = setup.shards
     return wanted if state.name == "new" else parts.missing(wanted, folder, setup.mark)

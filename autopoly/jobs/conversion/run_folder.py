@@ -17,10 +17,12 @@ from autopoly.execute import parts
 from autopoly.storage import ObjectPath
 
 PARTS = "parts"
+PICTURES = "images"
 RUN = "run.json"
 FAILURES = "failures.parquet"
 ANNOTATIONS = {"coco": "annotations.json", "parquet": "annotations.parquet"}
-OURS = (RUN, FAILURES, *ANNOTATIONS.values(), "report.html", "score.json")
+SCORE = "score.json"
+OURS = (RUN, FAILURES, *ANNOTATIONS.values(), "report.html", SCORE)
 SCHEMA = "autopoly.run/1"
 HOLDS = {
     "inputs": dict,
@@ -49,9 +51,20 @@ def examine(out: Path, source: Path, inputs: Mapping[str, Any], retry: bool, ove
         if out.exists() and not out.is_dir():
             raise RunError(f"{out}: is a file; OUT must be a folder")
     _keep_source_safe(out, source)
-    started, run = parts.read_plan(out / PARTS), read_run(out)
+    run = read_run(out)
+    try:
+        started = parts.read_plan(out / PARTS)
+    except RunError:
+        if not overwrite:
+            raise
+        return State("new", False, run)
     if started is not None and started["inputs"] == inputs:
         return State("unfinished", bool(started.get("retry")), run)
+    ours = (run is not None and PICTURES in run["outputs"]) or (started is not None and started["inputs"].get("write_images"))
+    if inputs.get("write_images") and not ours and (out / PICTURES).exists():
+        raise RunError(
+            f"{out}: has {PICTURES}, but not from a run of autopoly, and --write-images would write there; choose another folder"
+        )
     if overwrite and (started is not None or run is not None):
         return State("new", False, run)
     for before, word in ((started and started["inputs"], "an unfinished"), (run and run["inputs"], "a finished")):
@@ -92,6 +105,8 @@ def begin(out: Path, inputs: Mapping[str, Any], retry: bool) -> None:
     parts.remove(folder)
     # A worker that outlived its killed driver may have put a part there in the meantime: its name says to which run it belongs.
     folder.mkdir(parents=True, exist_ok=True)
+    if inputs.get("write_images") and not retry:
+        shutil.rmtree(out / PICTURES, ignore_errors=True)  # copies that an earlier run made
     if retry:
         # The rows to run again must not change under a run that is killed while it puts its new results in place.
         parts.commit(folder / FAILURES, (out / FAILURES).read_bytes())

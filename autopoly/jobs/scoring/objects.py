@@ -13,8 +13,6 @@ from autopoly.geometry import raster
 from autopoly.metrics.windows import Runs, bounds, cut, paste, rle_of, runs, window_of
 from autopoly.types import Instance, Mask, Polygon, Rle
 
-CONNECTIVITY = 8
-"""Pixels that touch at a corner are one component."""
 LARGEST = 400_000_000
 """Pixels of a window that masks are opened in. Sizes of a file without pictures are only claims."""
 
@@ -75,7 +73,7 @@ def components(whole: Target) -> list[Target]:
     mask = cut(whole.runs, window)
     if not mask.any():
         return []
-    count, labels = cv2.connectedComponents(mask, connectivity=CONNECTIVITY)
+    count, labels = cv2.connectedComponents(mask, connectivity=raster.CONNECTIVITY)
     parts = [paste((labels == label).astype(np.uint8), window, whole.rle.size) for label in range(1, count)]
     return [_part(whole, part, ()) for part in sorted(parts, key=lambda part: -part.area)]
 

@@ -5,6 +5,7 @@ Ids are compared as text, since one format has integers where another has string
 
 from __future__ import annotations
 
+import posixpath
 from collections import defaultdict, deque
 from collections.abc import Sequence
 
@@ -22,17 +23,24 @@ class ImageFinder:
         self._next = 0
         self._index: dict[str, int] | None = None
         self._used = np.zeros(len(dataset.counts), bool)
+        self.renamed = 0
+        """Images found that are called otherwise."""
 
     def find(self, image: Record) -> Record | None:
-        """Give the record with the id of ``image``, else the one with its file name (where ids differ between tools), else None."""
+        """Give the record with the id of ``image``; where that has another file name, or there is none, the one with its file name; else
+        None.
+
+        Tools renumber images and keep their names. A record of another name is taken where no other has the name.
+        """
+        at: int | None = self._next
         record = self._dataset.record(self._next) if self._next < len(self._dataset.counts) else None
-        if record is None or str(record.image_id) != str(image.image_id):
+        if record is None or str(record.image_id) != str(image.image_id) or not _may_be(record, image):
             at = self._lookup(image)
-            if at is None:
-                return None
-            record, self._next = self._dataset.record(at), at
-        self._used[self._next] = True
-        self._next += 1
+            record = None if at is None else self._dataset.record(at)
+        if at is None or record is None:
+            return None
+        self.renamed += not _may_be(record, image)
+        self._used[at], self._next = True, at + 1
         return record
 
     def unused(self) -> int:
@@ -47,7 +55,14 @@ class ImageFinder:
                 self._index.setdefault(f"id {record.image_id}", at)
                 if record.file_name:
                     self._index.setdefault(f"file {record.file_name}", at)
-        return self._index.get(f"id {image.image_id}", self._index.get(f"file {image.file_name}"))
+        own, named = self._index.get(f"id {image.image_id}"), self._index.get(f"file {image.file_name}")
+        return named if own is None or (named is not None and not _may_be(self._dataset.record(own), image)) else own
+
+
+def _may_be(record: Record, image: Record) -> bool:
+    """Say whether two records may be of one picture, by what their files are called, in whatever folder."""
+    names = [posixpath.basename(one.file_name.replace("\\", "/")) for one in (record, image)]
+    return not all(names) or names[0] == names[1]
 
 
 def by_id(truths: Sequence[Id], predictions: Sequence[Id]) -> NDArray[np.int64]:

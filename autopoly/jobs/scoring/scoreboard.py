@@ -58,6 +58,8 @@ class Table:
     kept: int
     extra_images: int
     unjudged: dict[str, int]
+    renamed: int = 0
+    """Images that the prediction calls otherwise, paired by their id."""
     prediction: str = ""
     truth: str = ""
     truth_boxes: bool = False
@@ -125,7 +127,7 @@ def numbers(table: Table, options: ScoreOptions) -> dict[str, Any]:
         **_quality(rows),
         **_categories(table, measured),
         "by_size": _by_size(table, keep),
-        "notes": _notes(table),
+        "notes": _notes(table, options.match),
     }
     if options.min_side > 0:
         everything = {"n": len(table.rows), "missing": sum(row.missing is not None for row in table.rows)}
@@ -254,7 +256,7 @@ def _by_size(table: Table, keep: NDArray[np.bool_]) -> dict[str, Any]:
     return result
 
 
-def _notes(table: Table) -> list[str]:
+def _notes(table: Table, match: str) -> list[str]:
     """Say what a reader of the numbers must know, one line each."""
     notes = []
     judged = len(table.rows)
@@ -269,8 +271,12 @@ def _notes(table: Table) -> list[str]:
         notes.append(f"{table.kept} predictions are the source's own masks (mask_source kept)")
     if table.extra_images:
         notes.append(f"{table.extra_images} images with predictions are not in the truth and were left out")
+    if table.renamed:
+        notes.append(f"{table.renamed} images have the id of a picture with another file name, and were compared with it: other pictures?")
     if judged and all(row.missing is not None for row in table.rows):
-        notes.append("no truth found its prediction: other ids? --match iou pairs by overlap")
+        sizes = any(row.missing == "image_size_differs" for row in table.rows)
+        hint = "pictures of other sizes" if sizes else "other ids? --match iou pairs by overlap" if match == "id" else "other pictures?"
+        notes.append(f"no truth found its prediction: {hint}")
     return notes
 
 
