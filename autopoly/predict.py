@@ -162,8 +162,7 @@ class Annotator:
         placed = torch.from_numpy(crop.to_crop(ring).astype(np.float32)).expand(2, -1, -1)
         free, refined = self._answers([crop, crop], placed, torch.from_numpy(np.stack([np.zeros_like(held), held])))
         if self.network.correction is not None and held.any():
-            mask_alone = replace(refined, quality=np.array([0, 1], np.float32))
-            return threaded(self._contour(image, place, crop, mask_alone), ring, held)
+            return self._through(crop, place, refined, ring, held)
         best = self._contour(image, place, crop, free)
         return followed(best, best + crop.to_image(refined.contour) - crop.to_image(free.contour), ring, held)
 
@@ -180,6 +179,14 @@ class Annotator:
             return match(single_ring(outline), box, len(contour))
         except DataError:  # an outline without an area
             return contour
+
+    def _through(self, crop: Crop, box: FloatArray, answer: _Answer, places: FloatArray, held: NDArray[np.bool_]) -> FloatArray:
+        """Lay the outline of an answer's mask through the vertices (K, 2) that are held (K,)."""
+        try:
+            outline = single_ring(_traced(crop, answer))
+        except DataError:  # an outline without an area
+            outline = crop.to_image(answer.contour)
+        return threaded(outline, match(outline, box, len(held)), places, held)
 
     def _crops(self, image: Image, boxes: FloatArray) -> Iterator[Crop]:
         if not isinstance(image, np.ndarray):
@@ -240,9 +247,10 @@ class Annotator:
 
     def _outlines(self, crop: Crop, answer: _Answer) -> tuple[Outline, Outline]:
         contour = (Polygon(crop.to_image(answer.contour)),)
-        cell = self.network.config.crop_side / answer.mask.shape[0]
-        outline = tuple(polygon.mapped(crop.to_image) for polygon in trace_field(answer.mask, 0.0, cell))
-        both = (Outline(contour, float(answer.quality[0]), answer.mask), Outline(outline, float(answer.quality[1]), answer.mask))
+        both = (
+            Outline(contour, float(answer.quality[0]), answer.mask),
+            Outline(_traced(crop, answer), float(answer.quality[1]), answer.mask),
+        )
         return both if answer.prefers_contour else (both[1], both[0])
 
     @torch.inference_mode()
@@ -268,6 +276,12 @@ class Annotator:
             return ()
         parts = clean(outline, size, self.tolerance, smallest_part=PART_SHARE)
         return parts if len(parts) > 1 else ()
+
+
+def _traced(crop: Crop, answer: _Answer) -> tuple[Polygon, ...]:
+    """Trace the outline of an answer's mask, image px."""
+    cell = crop.pixels.shape[0] / answer.mask.shape[0]
+    return tuple(polygon.mapped(crop.to_image) for polygon in trace_field(answer.mask, 0.0, cell))
 
 
 def _boxes(boxes: ArrayLike) -> FloatArray:

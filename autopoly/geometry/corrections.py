@@ -14,6 +14,8 @@ HEARD = 4.0
 """Vertices from a correction on which the network's own answer to it counts, less and less: farther away it does more harm than good."""
 NOISE = 1e-3
 """Variance of a correction, relative: what keeps two corrections side by side from tearing at the contour."""
+SPARSEST = 3.0
+"""How much farther apart than on average a contour's vertices may come to lie."""
 
 
 def followed(free: FloatArray, refined: FloatArray, places: FloatArray, held: NDArray[np.bool_]) -> FloatArray:
@@ -35,23 +37,21 @@ def followed(free: FloatArray, refined: FloatArray, places: FloatArray, held: ND
     return np.where(held[:, None], places, free + moved + covariance @ weights)
 
 
-def threaded(outline: FloatArray, places: FloatArray, held: NDArray[np.bool_]) -> FloatArray:
-    """Lay a contour (K, 2) along ``outline`` (K, 2) so that the vertices ``held`` (K,), one or more, are at their ``places`` (K, 2).
+def threaded(outline: FloatArray, matched: FloatArray, places: FloatArray, held: NDArray[np.bool_]) -> FloatArray:
+    """Lay a contour (K, 2) along ``outline`` (V, 2) so that the vertices ``held`` (K,), one or more, are at their ``places`` (K, 2).
 
-    Between two of them the others lie evenly along the outline, which gives way where it misses one (:func:`followed`). Where the held ones
-    come in another order along the outline, its vertices stay as they are, and give way.
+    Between two of them the others lie evenly along the outline, which gives way where it misses one (:func:`followed`). Where that would
+    thin them out (``SPARSEST``), as held ones in another order along the outline would, those ``matched`` (K, 2) to it give way instead.
     """
     at, ring = np.flatnonzero(held), shapely.LinearRing(outline)
-    where = np.array([ring.project(shapely.Point(place)) for place in places[at]])
-    gaps = np.diff(where, append=where[0]) % ring.length
-    if len(at) == 1:
-        gaps[:] = ring.length
-    if gaps.sum() <= 1.5 * ring.length:  # Once round, not more often.
-        counts = np.diff(at, append=at[0] + len(held))
+    where = shapely.line_locate_point(ring, shapely.points(places[at]))
+    counts = np.diff(at, append=at[0] + len(held))
+    gaps = np.diff(where, append=where[0]) % ring.length if len(at) > 1 else np.array([ring.length])
+    if (gaps / counts).max() <= SPARSEST * ring.length / len(held):
         along = np.concatenate([start + gap * np.arange(count) / count for start, gap, count in zip(where, gaps, counts, strict=True)])
-        laid = np.array([ring.interpolate(distance % ring.length).coords[0] for distance in along])
-        outline = np.roll(laid, at[0], axis=0)
-    return followed(outline, outline, places, held)
+        laid = shapely.get_coordinates(shapely.line_interpolate_point(ring, along % ring.length))
+        matched = np.roll(laid, at[0], axis=0)
+    return followed(matched, matched, places, held)
 
 
 def _nearest(held: NDArray[np.bool_], at: NDArray[np.int64], step: int) -> NDArray[np.int64]:

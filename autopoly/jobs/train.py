@@ -118,8 +118,12 @@ def _start(options: TrainOptions, say: Say) -> SiamAnno:
     else:
         network = SiamAnno(NetworkConfig() if options.backbone is None else NetworkConfig(backbone=options.backbone), pretrained=True)
         start = f"ImageNet weights of {network.config.backbone}"
-    # What was learned on top of other weights does not fit these any more.
-    network.edge = network.correction = None
+    for name, option in (("edge", "--edge-steps"), ("correction", "--correction-steps")):
+        if getattr(network, name) is not None:
+            say(
+                f"its {name} pass is left out, since it was learned for these weights and not for what becomes of them; {option} learns one"
+            )
+            setattr(network, name, None)
     network.config = dataclasses.replace(network.config, crop_side=options.sides[-1][1], edge_width=0, correction_width=0)
     say(f"starts from {start}" if step is None else f"goes on from step {step:,} of {options.out}, begun from {start}")
     return network

@@ -89,11 +89,11 @@ def circle(count: int, radius: float = 40.0) -> np.ndarray:
 def test_a_contour_is_laid_through_its_fixed_vertices() -> None:
     places, held = circle(64, 41), np.zeros(64, bool)
     held[[10, 30, 31]] = True
-    turned = np.roll(circle(64), 7, axis=0)  # the outline begins elsewhere
-    laid = threaded(turned, places, held)
+    turned = np.roll(circle(300), 77, axis=0)  # the outline begins elsewhere, and is finer
+    laid = threaded(turned, circle(64), places, held)
     np.testing.assert_array_equal(laid[held], places[held])
     np.testing.assert_allclose(laid, circle(64), atol=1.2)  # each vertex where its neighbours say
-    one = threaded(turned, places, np.arange(64) == 50)
+    one = threaded(turned, circle(64), places, np.arange(64) == 50)
     np.testing.assert_allclose(one, circle(64), atol=1.2)
 
 
@@ -102,7 +102,7 @@ def test_fixed_vertices_in_another_order_are_kept_all_the_same() -> None:
     held[[5, 20, 40]] = True
     places[5], places[20] = circle(64)[20], circle(64)[5]
     places[40] = circle(64)[40]
-    laid = threaded(circle(64), places, held)
+    laid = threaded(circle(64), circle(64), places, held)
     np.testing.assert_array_equal(laid[held], places[held])
     assert np.isfinite(laid).all()
 

@@ -9,7 +9,7 @@ import pytest
 
 from autopoly import formats, images
 from autopoly.errors import DataError
-from autopoly.formats import coco, parquet
+from autopoly.formats import coco, parquet, parquet_table
 from autopoly.formats.parquet_write import TYPES
 from autopoly.types import Category, Header, Instance, Polygon, Record, Rle
 
@@ -168,8 +168,10 @@ def test_what_is_no_source_is_one_line(tmp_path):
         parquet.read(tmp_path / "cut.parquet")
     with pytest.raises(DataError, match="no boxes found in columns file_name, x; looked for bbox"):
         parquet.read(saved(tmp_path, file_name=["a"], x=[1]))
-    with pytest.raises(DataError, match="no column names its image"):
-        parquet.read(saved(tmp_path, bbox=[[1.0, 2, 3, 4]]))
+    picture = cv2.imencode(".png", np.zeros((4, 5, 3), np.uint8))[1].tobytes()
+    for more in ({}, {"image": [picture]}, {"image": [{"bytes": picture}]}):
+        with pytest.raises(DataError, match="no column names its image"):
+            parquet.read(saved(tmp_path, bbox=[[1.0, 2, 3, 4]], **more))
 
 
 RING = np.array([[10.0, 10.0], [40.005, 10.0], [40.0, 30.0], [10.0, 30.0]])
@@ -277,3 +279,18 @@ def test_pictures_of_a_large_row_group_come_in_turn(tmp_path):
     data = parquet.read(path, bbox_format="xyxy")
     for index in (0, 1, 9, 29, 30, 39, 3, 31):
         assert data.record(index).data == many[index]
+
+
+def test_readers_at_two_places_of_a_row_group_cost_one_pass_each(tmp_path, monkeypatch):
+    """Two shards are at work at once, and their pictures may lie in one row group."""
+    many = [cv2.imencode(".png", np.full((4, 5, 3), n, np.uint8))[1].tobytes() for n in range(200)]
+    data = parquet.read(
+        saved(tmp_path, group=200, image=pa.array([{"bytes": one} for one in many]), bbox=[[[1.0, 1, 2, 2]]] * 200), bbox_format="xyxy"
+    )
+    begun = []
+    whole = parquet_table.Table._pictures
+    monkeypatch.setattr(parquet_table.Table, "_pictures", lambda table, group: begun.append(group) or whole(table, group))
+    for step in range(100):
+        for index in (step, 100 + step):
+            assert data.record(index).data == many[index]
+    assert len(begun) <= 2

@@ -82,6 +82,7 @@ def test_the_default_s_recipe_is_that_of_its_checkpoint(shipped):
     for name in ("minutes", "batch", "rate", "warmup", "unfreeze", "seed"):
         assert getattr(train, name) == learned[name], name
     assert [list(one) for one in train.sides] == learned["sides"]
+    assert (train.correction_steps, train.seed) == (about["corrections"]["steps"], about["corrections"]["seed"])
 
 
 def test_an_awkward_value_survives_the_resolved_recipe(tmp_path):
