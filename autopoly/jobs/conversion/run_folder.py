@@ -51,13 +51,13 @@ def examine(out: Path, source: Path, inputs: Mapping[str, Any], retry: bool, ove
         if out.exists() and not out.is_dir():
             raise RunError(f"{out}: is a file; OUT must be a folder")
     _keep_source_safe(out, source)
-    run = read_run(out)
+    run, started, unreadable = read_run(out), None, False
     try:
         started = parts.read_plan(out / PARTS)
     except RunError:
         if not overwrite:
             raise
-        return State("new", False, run)
+        unreadable = True
     if started is not None and started["inputs"] == inputs:
         return State("unfinished", bool(started.get("retry")), run)
     ours = (run is not None and PICTURES in run["outputs"]) or (started is not None and started["inputs"].get("write_images"))
@@ -65,7 +65,7 @@ def examine(out: Path, source: Path, inputs: Mapping[str, Any], retry: bool, ove
         raise RunError(
             f"{out}: has {PICTURES}, but not from a run of autopoly, and --write-images would write there; choose another folder"
         )
-    if overwrite and (started is not None or run is not None):
+    if overwrite and (started is not None or run is not None or unreadable):
         return State("new", False, run)
     for before, word in ((started and started["inputs"], "an unfinished"), (run and run["inputs"], "a finished")):
         if before and before != inputs:
