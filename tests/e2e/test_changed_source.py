@@ -83,7 +83,7 @@ def test_a_part_of_other_annotations_is_refused(tmp_path, monkeypatch):
     made = inscribed.make_dataset(tmp_path / "made")
     with pytest.raises(Cut):
         run(made, tmp_path / "out", stop)
-    inscribed.change(made, lambda document: document["annotations"].reverse())
+    inscribed.change(made, lambda document: [one.update(id=one["id"] + 10_000) for one in document["annotations"]])
     with pytest.raises(RunError, match="of another source"):
         run(made, tmp_path / "out")
 
