@@ -45,6 +45,12 @@ class Crop:
         return (np.asarray(points, dtype=np.float64) - self.origin) * self.scale
 
 
+def central_box(side: int, search_scale: float) -> FloatArray:
+    """Give the place (4,) of the box in its own crop of ``side`` px, xyxy in crop px."""
+    half = side / (2 * search_scale)
+    return np.array([side / 2 - half, side / 2 - half, side / 2 + half, side / 2 + half])
+
+
 def cut(image: NDArray[np.uint8], box_xyxy: FloatArray, search_scale: float, side: int) -> Crop:
     """Cut the search region of a box: (H, W, 3) uint8 and (4,) image px to a :class:`Crop` of ``side`` px. The box must have an area."""
     region = scale_xyxy(np.asarray(box_xyxy, dtype=np.float64), search_scale)

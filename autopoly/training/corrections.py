@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from autopoly.crops import central_box
 from autopoly.errors import DataError
 from autopoly.geometry.contours import single_ring, trace_field
 from autopoly.geometry.matching import match
@@ -17,7 +18,7 @@ from autopoly.network.siamanno import Seen, SiamAnno
 from autopoly.training.augment import AugmentConfig
 from autopoly.training.batches import Stream, loader, stacked
 from autopoly.training.losses import LossConfig, mask_loss
-from autopoly.training.objective import dtype_of, errors
+from autopoly.training.objective import dtype_of, errors, overlap
 from autopoly.training.samples import Samples
 from autopoly.training.schedule import TrainConfig, rate_at
 from autopoly.types import FloatArray
@@ -63,8 +64,7 @@ class Annotated:
 
     def correct(self, rng: np.random.Generator | None, anywhere: float = 0.0) -> None:
         """Put one more vertex of each right, the worst of the outline as it is now; with ``rng``, sometimes any."""
-        half = self.side / (2 * self._network.config.search_scale)
-        box = np.array([self.side / 2 - half, self.side / 2 - half, self.side / 2 + half, self.side / 2 + half])
+        box = central_box(self.side, self._network.config.search_scale)
         fields = self.mask[:, 0].detach().float().cpu().numpy()
         drawn = np.stack([_outline(one, self.side, box, self.truth.shape[1]) for one in fields]).astype(np.float32)
         wrong = errors(torch.from_numpy(drawn), self.truth)
@@ -83,9 +83,7 @@ class Annotated:
 
     def iou(self) -> FloatArray:
         """Measure the masks, (B,)."""
-        known, found = self.target > 0.5, self.mask > 0
-        both, either = (known & found).sum((1, 2, 3)), (known | found).sum((1, 2, 3))
-        return (both / either.clamp(min=1)).double().cpu().numpy()
+        return overlap(self.mask[:, 0] > 0, self.target[:, 0] > 0.5).double().cpu().numpy()
 
     def _cast(self) -> torch.autocast:
         return torch.autocast(torch.device(self._device).type, self._dtype, enabled=self._dtype != torch.float32)

@@ -94,6 +94,9 @@ def true_iou(output: Output, targets: Targets) -> Tensor:
     filled: list[NDArray[np.bool_]] = [raster.fill((Polygon(ring),), size) for ring in rings]
     contour = torch.from_numpy(np.stack(filled)).to(truth.device)
     mask = output.mask_logits.detach().squeeze(1) > 0
-    both = torch.stack([contour, mask], dim=1)  # (B, 2, S/2, S/2)
-    known = truth.unsqueeze(1)
-    return (both & known).sum((2, 3)).float() / (both | known).sum((2, 3)).clamp(min=1)
+    return overlap(torch.stack([contour, mask], dim=1), truth.unsqueeze(1))
+
+
+def overlap(found: Tensor, known: Tensor) -> Tensor:
+    """Give the IoU of masks (..., H, W) bool, (...); 0 where both are empty."""
+    return (found & known).sum((-2, -1)).float() / (found | known).sum((-2, -1)).clamp(min=1)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from autopoly.crops import OUTSIDE, resample
+from autopoly.crops import OUTSIDE, central_box, resample
 from autopoly.geometry import matching
 from autopoly.geometry.boxes import scale_xyxy
 from autopoly.training import augment, cache
@@ -99,6 +99,5 @@ class Samples:
             mask = augment.turn_pixels(mask, placement)
             ring = augment.turn_points(ring, placement, side)
             corrections = augment.corrections(rng, config)
-        half = side / (2 * search_scale)
-        target = matching.match(ring, np.array([side / 2 - half, side / 2 - half, side / 2 + half, side / 2 + half]), vertices)
+        target = matching.match(ring, central_box(side, search_scale), vertices)
         return Sample(pixels, mask, target.astype(np.float32), np.array(corrections))
