@@ -68,27 +68,44 @@ def samples(path: Path, boxes: int) -> list[tuple[Any, Any, list[Any]]]:
     return found
 
 
-def bare(path: Path, batches: int = 8) -> dict[str, float]:
-    """Run the network alone on batches of 32 crops, with all threads."""
+def bare(path: Path, batches: int = 16, checkpoint: str | None = None) -> dict[str, float]:
+    """Run the network alone on batches of crops as a conversion makes them, with all threads; count its operations for one box too."""
     import torch
+    from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_flop_count
 
-    from autopoly import predict
+    from autopoly import devices, predict
     from autopoly.crops import cut
     from autopoly.execute.local import cpus
     from autopoly.network.siamanno import box_contour
 
-    annotator = predict.load(None, "cpu", threads=cpus())
+    devices.keep_memory()
+    annotator, count = predict.load(checkpoint, "cpu", threads=cpus()), predict.BATCH
     config = annotator.network.config
-    crops = [cut(image, box, config.search_scale, config.crop_side).pixels for _, image, boxes in samples(path, 32) for box in boxes]
-    batch = torch.from_numpy(np.stack([crops[n % len(crops)] for n in range(32)])).permute(0, 3, 1, 2)
-    initial = box_contour(config.crop_side, config.search_scale, config.vertices, 32)
+    crops = [cut(image, box, config.search_scale, config.crop_side).pixels for _, image, boxes in samples(path, count) for box in boxes]
+    batch = torch.from_numpy(np.stack([crops[n % len(crops)] for n in range(count)])).permute(0, 3, 1, 2)
+    initial = box_contour(config.crop_side, config.search_scale, config.vertices, count)
     seconds = []
+
+    def of_convolution(x: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
+        return conv_flop_count(x, weight, out_shape)
+
+    def of_attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return sdpa_flop_count(query, key, value)
+
+    # What a processor runs in the place of the operators that the counter knows.
+    unknown = {
+        torch.ops.mkldnn._convolution_pointwise: of_convolution,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: of_attention,
+    }
+    operations = FlopCounterMode(display=False, custom_mapping=unknown)
     with torch.inference_mode(), torch.autocast("cpu", annotator.dtype, enabled=annotator.dtype != torch.float32):
-        for _ in range(batches + 2):
+        with operations:
+            annotator.network(batch, initial, None)
+        for _ in range(batches + 1):
             started = time.perf_counter()
             annotator.network(batch, initial, None)
             seconds.append(time.perf_counter() - started)
-    return {"steady": 32 / statistics.median(seconds[2:])}
+    return {"steady": count / statistics.median(seconds[1:]), "gflop": operations.get_total_flops() / count / 1e9}
 
 
 def converted(path: Path, workers: int, device: str = "cpu", checkpoint: str | None = None) -> dict[str, float]:
@@ -228,6 +245,7 @@ def main() -> None:
         for name, rounds in results.items():
             whole = f"{statistics.median(one['whole'] for one in rounds):.1f}" if "whole" in rounds[0] else ""
             print(f"| {name} | {statistics.median(one['steady'] for one in rounds):.1f} | {whole} |")
+        print(f"the network: {results['bare network'][0]['gflop']:.2f} GFLOP for a box, a multiplication with its addition being two")
         for pair, target in TARGETS.items():
             upper, lower = pair.split(" / ")
             ratios = [a["steady"] / b["steady"] for a, b in zip(results[upper], results[lower], strict=True)]

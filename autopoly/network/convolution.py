@@ -80,21 +80,21 @@ class FastConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve (B, C, H, W) as nn.Conv2d does."""
-        padding = [int(side) for side in self.padding]
+        padding, weight = [int(side) for side in self.padding], self.weight
         if self.same:
             pads = [
                 max((-(-side // s) - 1) * s + k - side, 0)
                 for side, s, k in zip(input.shape[-2:], self.stride, self.kernel_size, strict=True)
             ]
-            padding = [0, 0]
-            if any(pads):
-                input = F.pad(input, (pads[1] // 2, pads[1] - pads[1] // 2, pads[0] // 2, pads[0] - pads[0] // 2))
+            padding = [-(-pad // 2) for pad in pads]
+            # An odd pad has its last row behind: a zero before the kernel moves it there. Padding the map itself would copy it.
+            weight = F.pad(weight, (pads[1] % 2, 0, pads[0] % 2, 0)) if any(pad % 2 for pad in pads) else weight
         if input.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
             input = input.to(torch.get_autocast_dtype("cpu"))
         if _fused(input):
-            fused: Tensor = _Convolution.apply(input, self.weight, self.bias, list(self.stride), padding, self.groups, self.relu6)
+            fused: Tensor = _Convolution.apply(input, weight, self.bias, list(self.stride), padding, self.groups, self.relu6)
             return fused
-        y = F.conv2d(input, self.weight, self.bias, self.stride, (padding[0], padding[1]), 1, self.groups)
+        y = F.conv2d(input, weight, self.bias, self.stride, (padding[0], padding[1]), 1, self.groups)
         return F.relu6(y) if self.relu6 else y
 
 

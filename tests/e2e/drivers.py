@@ -61,6 +61,16 @@ def wait_for_parts(driver, out, count, patience=120):
         time.sleep(0.02)
 
 
+def wait_for_process(driver, mark, title, patience=60):
+    """Give the id of a process of the driver that shows a title: a worker bears that of its task only while it has one."""
+    limit = time.monotonic() + patience
+    while not (found := [pid for pid, line in processes(mark) if title in line]):
+        assert driver.poll() is None, "the driver ended before it could be disturbed"
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+    return found[0]
+
+
 def processes(mark):
     """List (id, command) of the living processes that carry a mark in their environment."""
     found = []

@@ -13,7 +13,7 @@ import inscribed
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from drivers import environment, files, launch, leftovers, log, processes, start, survivors, wait_for_parts
+from drivers import environment, files, launch, leftovers, log, start, survivors, wait_for_parts, wait_for_process
 
 from autopoly.execute import shards
 from autopoly.jobs.convert import ConvertOptions, convert
@@ -88,7 +88,7 @@ def test_a_killed_worker_costs_nothing(made, whole, tmp_path, how):
     driver, mark = begin(made, out, 2, {"pause": 0.3})
     for wanted in (1, 3, 5):
         wait_for_parts(driver, out, wanted)
-        os.kill(next(pid for pid, line in processes(mark) if "_Host.process" in line), how)
+        os.kill(wait_for_process(driver, mark, "_Host.process"), how)
     finish(driver, mark, out)
     assert files(out) == whole
 
@@ -118,7 +118,7 @@ def test_a_machine_that_goes_away_leaves_its_work_to_the_other(made, whole, tmp_
 def test_a_driver_whose_own_raylet_dies_ends_and_can_go_on(made, whole, tmp_path):
     out = tmp_path / "out"
     driver, mark = start(made, out, 2, 4.0, boxes=BOXES, to=["coco", "parquet"])
-    os.kill(next(pid for pid, line in processes(mark) if "raylet/raylet" in line), signal.SIGKILL)
+    os.kill(wait_for_process(driver, mark, "raylet/raylet"), signal.SIGKILL)
     # Ray itself ends a driver that has lost its raylet.
     assert driver.wait(timeout=300) != 0
     assert survivors(mark, but=("Agent",)) == []

@@ -79,12 +79,16 @@ def small_memory(annotator: predict.Annotator) -> Iterator[list[int]]:
     handle.remove()
 
 
-def test_a_batch_that_does_not_fit_into_memory_is_halved(annotator: predict.Annotator, photo: np.ndarray, small_memory: list[int]) -> None:
-    boxes = _boxes(39, photo.shape[:2])
+def test_a_batch_that_does_not_fit_into_memory_is_halved(
+    annotator: predict.Annotator, photo: np.ndarray, small_memory: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    least = annotator._smallest_batch()
+    monkeypatch.setattr(predict, "BATCH", 4 * least)
+    boxes = _boxes(5 * least - 1, photo.shape[:2])
     whole = annotator.contours(photo, boxes)
-    small_memory[:] = [9]
+    small_memory[:] = [least + 1]
     halved = annotator.contours(photo, boxes)
-    assert small_memory[1:] == [32, 16, 8, 8, 16, 8, 8, 8]
+    assert small_memory[1:] == [times * least for times in (4, 2, 1, 1, 2, 1, 1, 1)]
     for one, other in zip(whole, halved, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -92,8 +96,9 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(annotator: predict.Anno
 def test_too_little_memory_for_the_smallest_batch_is_one_line(
     annotator: predict.Annotator, photo: np.ndarray, small_memory: list[int]
 ) -> None:
-    small_memory[:] = [7]
-    with pytest.raises(RunError, match=r"not enough memory for 8 boxes at once .*can't allocate memory.*fewer --workers") as caught:
+    least = annotator._smallest_batch()
+    small_memory[:] = [least - 1]
+    with pytest.raises(RunError, match=rf"not enough memory for {least} boxes at once .*can't allocate memory.*fewer --workers") as caught:
         annotator.contours(photo, _boxes(12, photo.shape[:2]))
     assert "\n" not in str(caught.value)
 

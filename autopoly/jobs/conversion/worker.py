@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autopoly import images
+from autopoly import devices, images
 from autopoly.errors import DataError, Problem, RunError, plain_line
 from autopoly.execute import parts
 from autopoly.execute.shards import Poison, Shard
@@ -25,7 +25,7 @@ from autopoly.jobs.source import choose
 from autopoly.types import FloatArray, Instance, Record
 
 GROUP_BOXES, CUDA_GROUP_BOXES = 64, 256
-"""Boxes whose pictures are held at once: two batches of the network."""
+"""Boxes whose pictures are held at once: a few batches of the network."""
 GROUP_IMAGES = 32
 GROUP_PIXELS = 64e6
 UNKNOWN_PIXELS = 4e6
@@ -33,6 +33,7 @@ UNKNOWN_PIXELS = 4e6
 
 def make_worker(threads: int, work: Work) -> ConvertWorker:
     """Build the worker of a process that may use so many threads."""
+    devices.keep_memory()
     return ConvertWorker(work, threads)
 
 
