@@ -70,8 +70,10 @@ def trace_mask(mask: NDArray[np.bool_]) -> tuple[Polygon, ...]:
     corner = np.array([x, y], dtype=np.float64)
     exteriors: dict[int, FloatArray] = {}
     holes: dict[int, list[FloatArray]] = {}
-    while edges:
-        ring, label = _walk(edges, padded, turns)
+    for key in list(edges):
+        if key not in edges:  # on a ring that was walked
+            continue
+        ring, label = _walk(edges, key, padded, turns)
         if signed_area(ring) > 0:
             exteriors[label] = ring + corner
         else:
@@ -117,9 +119,10 @@ def _edges(change: NDArray[np.int8], turns: NDArray[np.int8], horizontal: bool) 
     return dict(zip(keys, heads, strict=True))
 
 
-def _walk(edges: dict[_Corner, tuple[int, int]], labels: NDArray[np.int32], turns: NDArray[np.int8]) -> tuple[FloatArray, int]:
-    """Take one ring out of ``edges``; give it (V, 2) with the label of the part on its right."""
-    key = next(iter(edges))
+def _walk(
+    edges: dict[_Corner, tuple[int, int]], key: _Corner, labels: NDArray[np.int32], turns: NDArray[np.int8]
+) -> tuple[FloatArray, int]:
+    """Take the ring that begins at ``key`` out of ``edges``; give it (V, 2) with the label of the part on its right."""
     ring = []
     while (head := edges.pop(key, None)) is not None:
         ring.append(key[:2])

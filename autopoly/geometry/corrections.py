@@ -46,7 +46,9 @@ def threaded(outline: FloatArray, matched: FloatArray, places: FloatArray, held:
     at, ring = np.flatnonzero(held), shapely.LinearRing(outline)
     where = shapely.line_locate_point(ring, shapely.points(places[at]))
     counts = np.diff(at, append=at[0] + len(held))
-    gaps = np.diff(where, append=where[0]) % ring.length if len(at) > 1 else np.array([ring.length])
+    gaps = np.diff(where, append=where[0]) % ring.length
+    if not gaps.any():  # one vertex, or several whose nearest point of the outline is the same: the whole outline lies between
+        gaps[-1] = ring.length
     if (gaps / counts).max() <= SPARSEST * ring.length / len(held):
         along = np.concatenate([start + gap * np.arange(count) / count for start, gap, count in zip(where, gaps, counts, strict=True)])
         laid = shapely.get_coordinates(shapely.line_interpolate_point(ring, along % ring.length))

@@ -23,6 +23,8 @@ def match(ring: FloatArray, box_xyxy: FloatArray, k: int) -> FloatArray:
     touching = [_extreme(ring, axis, sign) for axis, sign in ((1, -1), (0, 1), (1, 1), (0, -1))]
     start = along[touching[0]]
     on_ring = [(along[index] - start) % length for index in touching]
+    if touching[3] == touching[0]:  # one point touches top and left: the way round ends there
+        on_ring[3] = length
     low, high = ring.min(axis=0), ring.max(axis=0)
     relative = (ring[touching] - low) / np.maximum(high - low, 1e-9)
     x1, y1, x2, y2 = box_xyxy

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from autopoly.geometry.corrections import followed
+from autopoly.geometry.contours import resample, signed_area
+from autopoly.geometry.corrections import followed, threaded
 from autopoly.types import FloatArray
 
 COUNT = 128
@@ -51,6 +52,15 @@ def test_corrections_side_by_side_are_all_kept(free: FloatArray) -> None:
     found = followed(free, free, places, held)
     np.testing.assert_array_equal(found[held], places[held])
     assert np.abs(found - free).max() < 60
+
+
+def test_corrections_beyond_one_point_of_the_outline_leave_the_rest_on_it() -> None:
+    outline = np.array([[20.0, 0], [100, 0], [100, 100], [20, 100]])
+    places, held = np.zeros((COUNT, 2)), held_at(3, 5)
+    places[[3, 5]] = (120, -10), (125, -15)  # the corner at (100, 0) is the nearest to both
+    laid = threaded(outline, resample(outline, COUNT), places, held)
+    np.testing.assert_array_equal(laid[held], places[held])
+    assert 7000 < signed_area(laid) < 9000
 
 
 def test_no_correction_and_nothing_but_corrections(free: FloatArray) -> None:

@@ -64,3 +64,9 @@ def test_one_corner_may_touch_two_sides():
     assert target.shape == (64, 2)
     assert np.isfinite(target).all()
     assert ((target[:, 0] - 10) + (target[:, 1] - 20) <= 100 + 1e-9).all()
+
+
+def test_a_mirrored_ring_has_mirrored_targets():
+    leaf = np.array([[10, 20], [60, 40], [110, 120], [40, 70]], dtype=float)  # touches top and left in one point
+    mirrored = match((leaf * (-1, 1) + (120, 0))[::-1], BOX, 64)
+    assert np.allclose(np.roll(mirrored[::-1], 1, axis=0) * (-1, 1) + (120, 0), match(leaf, BOX, 64))
