@@ -57,7 +57,7 @@ class LearningConfig:
     """Learning rate of the backbone, relative."""
     decay: float = 0.05
     warmup: int = 200
-    """Steps of linear warm-up."""
+    """Steps of linear warm-up; a tenth of the schedule where that is shorter."""
     clip: float = 5.0
     """Largest gradient norm."""
     ema: float = 0.999

@@ -41,8 +41,8 @@ def cosine(progress: float) -> float:
 
 
 def rate_at(config: TrainConfig, progress: float, step: int) -> float:
-    """Give the learning rate: linear warm-up, then cosine down to one hundredth."""
-    return config.rate * cosine(progress) * min(1.0, (step + 1) / max(config.warmup, 1))
+    """Give the learning rate: linear warm-up, over within a tenth of the schedule, then cosine down to one hundredth."""
+    return config.rate * cosine(progress) * min(1.0, max((step + 1) / max(config.warmup, 1), 10 * progress))
 
 
 def is_due(config: TrainConfig, before: float, progress: float) -> bool:

@@ -243,6 +243,9 @@ def test_the_schedule_is_a_function_of_progress() -> None:
     assert schedule.rate_at(config, 0.0, 0) == pytest.approx(config.rate / 10)
     assert schedule.rate_at(config, 0.5, 50) == pytest.approx(config.rate * 0.505)
     assert schedule.rate_at(config, 1.0, 100) == pytest.approx(config.rate / 100)
+    short = dataclasses.replace(config, steps=40, warmup=200)
+    rates = [schedule.rate_at(short, schedule.progress_of(short, step, 0), step) / short.rate for step in range(40)]
+    assert max(rates) > 0.95 and rates[0] < 0.01  # the peak is reached, gently, in training of fewer steps than the warm-up
     assert schedule.progress_of(config, 25, 1e9) == 0.25
     assert schedule.progress_of(dataclasses.replace(config, minutes=2.0), 25, 30) == 0.25
 
