@@ -88,7 +88,7 @@ def train(
         list[str] | None,
         typer.Option(
             metavar="[SHARE=]PX",
-            help="Crop side, and from which share of the training on; repeatable.  [default: 160, 0.72=224]",
+            help="Crop side, and from which share of the training on; repeatable.  [default: 160, 0.72=224; with --init the checkpoint's]",
             rich_help_panel=LEARNING,
         ),
     ] = None,

@@ -40,6 +40,8 @@ SHOWN = ("vertex", "mask", "iou_contour", "iou_mask", "val_contour", "val_mask",
 """The numbers of a report that a line has room for."""
 DRAWN = 1500
 """Drawn samples in the cache, where any are asked for: each is seen a few times."""
+FEW = 300
+"""Steps in which a network hardly learns to draw outlines, from ImageNet weights."""
 Say = Callable[[str], None]
 
 
@@ -64,12 +66,13 @@ def run(options: TrainOptions, tell: Callable[[Report], None], say: Say = lambda
 def _run(options: TrainOptions, device: str, tell: Callable[[Report], None], say: Say) -> Path:
     dtype = str(dtype_of(options.precision, device)).removeprefix("torch.")
     torch.manual_seed(options.seed)
-    network = _start(options, say)
+    network, options = _start(options, say)
     sources = train_sources.opened(options)
     samples = _cached(options, sources)
     _say_samples(sources, samples, say)
     config = _config(options, len(samples.train))
     say(f"learns on {device} in {dtype}, {config.batch} samples a step{_processes(device)}")
+    _say_length(config, options.init is None, say)
     held = HeldOut(sources, samples, config.validation_samples, device, options.out) if ranks.rank() == 0 else None
     seconds = 0.0
 
@@ -109,24 +112,32 @@ def line_of(report: Report) -> str:
     return f"step {report.step:,}  {report.progress:.1%}{speed}{left}  {told}"
 
 
-def _start(options: TrainOptions, say: Say) -> SiamAnno:
-    """Give the network to begin with; its answers will be for crops of the side that it learns last."""
+def _start(options: TrainOptions, say: Say) -> tuple[SiamAnno, TrainOptions]:
+    """Give the network to begin with and the options with the sides it learns at; its answers will be for crops of the last of them."""
     step = saved_step(options.out) if options.resume else None
+    sides = options.sides
     if options.init is not None:
         network = checkpoint.load_network(options.init).train()
         start = f"checkpoint {checkpoint.resolve(options.init)} ({checkpoint.fingerprint(options.init)})"
+        own = network.config.crop_side
+        if sides and sides[-1][1] != own:
+            stays = not options.learns and not step
+            say(f"its crop side of {own} px {'stays, since nothing is learned' if stays else f'becomes {sides[-1][1]} px'} (--sides)")
+            sides = () if stays else sides
+        sides = sides or ((0.0, own),)
     else:
         network = SiamAnno(NetworkConfig() if options.backbone is None else NetworkConfig(backbone=options.backbone), pretrained=True)
         start = f"ImageNet weights of {network.config.backbone}"
+        sides = sides or LearningConfig().sides
     for name, option in (("edge", "--edge-steps"), ("correction", "--correction-steps")):
         if getattr(network, name) is not None:
             say(
                 f"its {name} pass is left out, since it was learned for these weights and not for what becomes of them; {option} learns one"
             )
             setattr(network, name, None)
-    network.config = dataclasses.replace(network.config, crop_side=options.sides[-1][1], edge_width=0, correction_width=0)
+    network.config = dataclasses.replace(network.config, crop_side=sides[-1][1], edge_width=0, correction_width=0)
     say(f"starts from {start}" if step is None else f"goes on from step {step:,} of {options.out}, begun from {start}")
-    return network
+    return network, dataclasses.replace(options, sides=sides)
 
 
 def _cached(options: TrainOptions, sources: list[Source]) -> Samples:
@@ -149,6 +160,12 @@ def _say_samples(sources: list[Source], samples: Samples, say: Say) -> None:
         say("nothing is held out, so the last weights become the checkpoint; name a dataset with --val to choose the best")
     if samples.left_out:
         say(f"left out: {said(samples.left_out)}")
+
+
+def _say_length(config: TrainConfig, anew: bool, say: Say) -> None:
+    if config.minutes is None and config.steps:
+        few = "; so few teach little from ImageNet weights: raise --epochs, or start with --init" if anew and config.steps < FEW else ""
+        say(f"{config.steps:,} steps in all{few}")
 
 
 def _config(options: TrainOptions, count: int) -> TrainConfig:

@@ -26,6 +26,8 @@ class TrainOptions(LearningConfig):
     shapes: float = 0.0
     """Share of the samples that are drawn shapes with exact edges (:mod:`autopoly.training.shapes`)."""
     epochs: float = 4.0
+    sides: tuple[tuple[float, int], ...] = ()
+    """As in LearningConfig; none = its default, or with ``init`` the side that the checkpoint answers at, throughout."""
     edge_steps: int = 0
     """After the training: steps of the edge pass (:mod:`autopoly.training.edges`), 0 = none."""
     correction_steps: int = 0
@@ -35,6 +37,11 @@ class TrainOptions(LearningConfig):
     device: str = "auto"
     workers: int = 1
     resume: bool = False
+
+    @property
+    def learns(self) -> bool:
+        """Whether there is any training at all; without, the weights of ``init`` stay and only passes are learned."""
+        return (self.epochs if self.minutes is None else self.minutes) > 0
 
     def check(self) -> None:
         """Raise RecipeError, in one line, for a value out of range or a contradiction."""
@@ -51,7 +58,7 @@ class TrainOptions(LearningConfig):
             (not 0 <= self.epochs < float("inf"), f"--epochs {self.epochs}: expected more than 0, or 0 to keep --init as it is"),
             (self.minutes is not None and not self.minutes >= 0, f"--minutes {self.minutes}: expected more than 0, or 0 as for --epochs"),
             (
-                self.init is None and (self.epochs if self.minutes is None else self.minutes) == 0,
+                self.init is None and not self.learns,
                 "--epochs 0, --minutes 0: keep the weights of a checkpoint, so name one with --init",
             ),
             (self.edge_steps < 0, f"--edge-steps {self.edge_steps}: expected 0 (no edge pass) or more"),
@@ -64,8 +71,8 @@ class TrainOptions(LearningConfig):
             (not self.clip > 0, f"--clip {self.clip}: expected more than 0"),
             (not 0 <= self.ema < 1, f"--ema {self.ema}: expected a share from 0 to below 1"),
             (
-                starts[:1] != [0.0] or any(a >= b for a, b in pairwise(starts)),
-                "--sides [SHARE=]PX: expected a first side without a share, then others from ever larger shares of the training on",
+                bool(starts) and (starts[0] != 0 or not all(a < b for a, b in pairwise([*starts, 1.0]))),
+                "--sides [SHARE=]PX: expected a first side without a share, then others from larger shares, below 1, of the training on",
             ),
             (any(side < 32 or side % 32 for _, side in self.sides), "--sides [SHARE=]PX: a side must be a multiple of 32 px"),
             (not 0 <= self.unfreeze <= 1, f"--unfreeze {self.unfreeze}: expected a share from 0 to 1"),

@@ -22,6 +22,7 @@ from autopoly.network import checkpoint
 from autopoly.network.siamanno import SiamAnno
 from autopoly.training.loop import Report
 from autopoly.training.objective import PRECISIONS as TYPES
+from autopoly.training.schedule import TrainConfig
 
 SMALL = NetworkConfig(crop_side=64, width16=48, blocks16=1, width8=16, width4=16, head_width=16, vertices=32)
 
@@ -98,6 +99,7 @@ def test_it_says_where_it_starts_what_it_learns_from_and_leaves_pictures(trained
     assert said[0].startswith(f"starts from checkpoint {options.init} (")
     assert any("ellipses: coco," in line and "samples to learn from" in line for line in said)
     assert any("learns on cpu in float32, 4 samples a step" in line for line in said)
+    assert "4 steps in all" in said  # of a checkpoint, which needs few
     for name in ("curves.png", "sheet.png"):
         assert (options.out / name).read_bytes()[:4] == b"\x89PNG"
     rows = [json.loads(line) for line in (options.out / "log.jsonl").read_text().splitlines()]
@@ -215,6 +217,8 @@ def test_every_precision_that_can_be_asked_for_is_known() -> None:
         ({"sides": ((0.5, 160),)}, "--sides"),
         ({"sides": ((0.0, 160), (0.0, 224))}, "--sides"),
         ({"sides": ((0.0, 100),)}, "--sides"),
+        ({"sides": ((0.0, 160), (72.0, 224))}, "--sides"),
+        ({"sides": ((0.0, 160), (float("nan"), 224))}, "--sides"),
         ({"precision": "fp8"}, "--precision"),
         ({"validations": 0}, "--validations"),
         ({"device": "tpu"}, "--device"),
@@ -226,6 +230,48 @@ def test_options_out_of_range_are_one_line(change: dict[str, object], said: str)
     options = dataclasses.replace(TrainOptions(train=((Path("a"), 1.0),), out=Path("b")), **change)
     with pytest.raises(RecipeError, match=f"^{said}"):
         options.check()
+
+
+@pytest.mark.parametrize(
+    ("change", "sides", "said"),
+    [
+        ({}, ((0.0, 64),), None),
+        ({"sides": ((0.0, 32), (0.5, 64))}, ((0.0, 32), (0.5, 64)), None),
+        ({"sides": ((0.0, 64), (0.5, 96))}, ((0.0, 64), (0.5, 96)), "its crop side of 64 px becomes 96 px (--sides)"),
+        ({"epochs": 0.0}, ((0.0, 64),), None),
+        (
+            {"epochs": 0.0, "sides": ((0.0, 96),)},
+            ((0.0, 64),),
+            "its crop side of 64 px stays, since nothing is learned (--sides)",
+        ),
+        (
+            {"minutes": 0.0, "sides": ((0.0, 96),)},
+            ((0.0, 64),),
+            "its crop side of 64 px stays, since nothing is learned (--sides)",
+        ),
+        ({"init": None}, ((0.0, 160), (0.72, 224)), None),
+    ],
+)
+def test_a_network_goes_on_at_its_own_crop_side(
+    change: dict[str, object], sides: tuple[tuple[float, int], ...], said: str | None, small: Path, tmp_path: Path
+) -> None:
+    lines: list[str] = []
+    options = dataclasses.replace(TrainOptions(train=((Path("a"), 1.0),), out=tmp_path, init=str(small)), **change)
+    options.check()
+    network, resolved = job._start(options, lines.append)
+    assert resolved.sides == sides
+    assert network.config.crop_side == sides[-1][1]
+    assert lines[:-1] == ([said] if said else [])
+
+
+@pytest.mark.parametrize(("steps", "anew", "warned"), [(38, True, True), (38, False, False), (1500, True, False)])
+def test_a_training_says_how_long_it_is_and_when_that_is_too_short(steps: int, anew: bool, warned: bool) -> None:
+    lines: list[str] = []
+    job._say_length(TrainConfig(steps=steps), anew, lines.append)
+    assert len(lines) == 1 and lines[0].startswith(f"{steps:,} steps in all")
+    assert ("teach little from ImageNet weights" in lines[0]) == warned
+    job._say_length(TrainConfig(minutes=1.0), anew, lines.append)  # nobody knows
+    assert len(lines) == 1
 
 
 @pytest.mark.parametrize("text", ["", "a=160", "0.5=", "0.5=160.5"])
