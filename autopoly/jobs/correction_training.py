@@ -40,7 +40,7 @@ def learned(
     about: dict[str, Any] = {**asdict(config), "sides": sides, "seed": seed}
     if not len(samples.validation):
         return better, about
-    found = measure(better, samples, device)
+    found = measure(better, samples, device, config.precision)
     helps = bool(found[-1] > found[0])
     say(
         f"corrections: held out, mean IoU after {', '.join(map(str, LOOKS))} of them: {', '.join(f'{one:.3f}' for one in found)}: "

@@ -190,7 +190,7 @@ def _finish(
     about: dict[str, object],
     say: Say,
 ) -> None:
-    """Leave the checkpoint, the curves and the sheet."""
+    """Leave the checkpoint, the curves and the sheet; rank 0 does so alone."""
     # Only now, since matplotlib takes its second.
     from autopoly.report import training
 
@@ -201,14 +201,17 @@ def _finish(
             f"the checkpoint is that of step {best['step']:,}, the best on {held.count:,} held-out instances: mIoU "
             f"{best['miou_instances']:.3f}, F 2 px {best['f_2px']:.3f}"
         )
+    learned = network
+    checkpoint.save(learned, out / "checkpoint", about)  # before the passes: what was learned must not be lost with one that fails
     if options.edge_steps:
-        config = EdgeConfig(steps=options.edge_steps)
+        config = EdgeConfig(steps=options.edge_steps, precision=options.precision)
         network = edge_training.learned(network, sources, options.held_out, held, config, options.seed, device, say)
     if options.correction_steps:
-        learning = CorrectionConfig(steps=options.correction_steps)
+        learning = CorrectionConfig(steps=options.correction_steps, precision=options.precision)
         network, told = correction_training.learned(network, samples, learning, options.seed, options.workers, device, say)
         about = about | ({"corrections": told} if told else {})
-    checkpoint.save(network, out / "checkpoint", about)
+    if network is not learned:
+        checkpoint.save(network, out / "checkpoint", about)
     training.curves(training.history(out / "log.jsonl"), out / "curves.png", None if best is None else best["step"])
     drawn = training.held_out_sheet(held.picks(), out / "sheet.png")
     say(f"{out / 'curves.png'}: losses and scores")

@@ -16,7 +16,6 @@ from torch.utils.data import Dataset as TorchDataset
 
 from autopoly.config import NetworkConfig
 from autopoly.errors import RecipeError
-from autopoly.training import ranks
 from autopoly.training.samples import Sample, Samples
 from autopoly.training.schedule import TrainConfig, progress_of, side_at
 
@@ -25,18 +24,18 @@ AHEAD = 6
 
 
 class Stream(TorchDataset[dict[str, Tensor]]):
-    """Number of a batch after step ``start`` -> this process's share of it.
+    """Number of a batch after step ``start`` -> the share of it that process ``rank`` of ``world`` has.
 
     The crop side is shared memory, so that a schedule by minutes reaches the loader process. Raise RecipeError where the batch has no equal
     share for each process: the mean of their gradients would not be that of the batch.
     """
 
-    def __init__(self, samples: Samples, network: NetworkConfig, config: TrainConfig, start: int) -> None:
+    def __init__(self, samples: Samples, network: NetworkConfig, config: TrainConfig, start: int, rank: int = 0, world: int = 1) -> None:
         self.samples, self.network, self.config, self.start = samples, network, config, start
-        share, rest = divmod(config.batch, ranks.world())
+        share, rest = divmod(config.batch, world)
         if rest:
-            raise RecipeError(f"--batch {config.batch}: expected a multiple of the {ranks.world()} processes")
-        self.slots = range(ranks.rank() * share, (ranks.rank() + 1) * share)
+            raise RecipeError(f"--batch {config.batch}: expected a multiple of the {world} processes")
+        self.slots = range(rank * share, (rank + 1) * share)
         self.side = torch.tensor([config.sides[0][1]]).share_memory_()  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:

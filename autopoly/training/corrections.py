@@ -18,7 +18,7 @@ from autopoly.network.siamanno import Seen, SiamAnno
 from autopoly.training.augment import AugmentConfig
 from autopoly.training.batches import Stream, loader, stacked
 from autopoly.training.losses import LossConfig, mask_loss
-from autopoly.training.objective import dtype_of, errors, overlap
+from autopoly.training.objective import errors, overlap, unscaled_dtype
 from autopoly.training.samples import Samples
 from autopoly.training.schedule import TrainConfig, rate_at
 from autopoly.types import FloatArray
@@ -41,6 +41,7 @@ class CorrectionConfig:
     decay: float = 0.02
     clip: float = 1.0
     """Largest gradient norm."""
+    precision: str = "auto"
     counts: tuple[float, ...] = (0.3, 0.3, 0.2, 0.1, 0.1)
     """Shares of the steps in which the annotator makes one, two, ... corrections; each is learned from."""
     anywhere: float = 0.12
@@ -99,9 +100,12 @@ def fit(
     device: str,
     tell: Callable[[int, float, float], None],
 ) -> None:
-    """Train the correction pass of ``network`` and nothing else; ``tell`` gets the step, the IoU before and after corrections (running)."""
+    """Train the correction pass of ``network`` and nothing else; ``tell`` gets the step, the IoU before and after corrections (running).
+
+    It is one process's work, whatever others there are.
+    """
     assert network.correction is not None
-    dtype = dtype_of("auto", device)
+    dtype = unscaled_dtype(config.precision, device)
     schedule = TrainConfig(
         steps=config.steps, batch=config.batch, rate=config.rate, warmup=100, sides=sides, seed=seed, loaders=loaders,
         augment=AugmentConfig(corrections=0.0),
@@ -131,7 +135,7 @@ def fit(
 
 
 @torch.no_grad()
-def measure(network: SiamAnno, samples: Samples, device: str) -> FloatArray:
+def measure(network: SiamAnno, samples: Samples, device: str, precision: str = "auto") -> FloatArray:
     """Give the mean IoU of held-out samples' masks, in the crop, after each number of LOOKS."""
     config, indices = network.config, samples.validation
     chosen = np.random.default_rng(0).permutation(indices)[:MEASURED]
@@ -141,7 +145,7 @@ def measure(network: SiamAnno, samples: Samples, device: str) -> FloatArray:
             samples.sample(int(i), config.crop_side, config.search_scale, config.vertices, None, AugmentConfig())
             for i in chosen[start : start + 32]
         ]
-        seen = Annotated(network, stacked(made), device, dtype_of("auto", device))
+        seen = Annotated(network, stacked(made), device, unscaled_dtype(precision, device))
         rows = [seen.iou()]
         for _ in range(LOOKS[-1]):
             seen.correct(None)

@@ -15,7 +15,7 @@ from autopoly.crops import cut
 from autopoly.geometry import raster
 from autopoly.network.edge import EdgePass, offset
 from autopoly.sharpen import Look, is_long
-from autopoly.training.objective import dtype_of
+from autopoly.training.objective import unscaled_dtype
 from autopoly.training.schedule import cosine
 from autopoly.types import FloatArray, Polygon
 
@@ -36,6 +36,7 @@ class EdgeConfig:
     rate: float = 2e-3
     clip: float = 1.0
     """Largest gradient norm."""
+    precision: str = "auto"
     wobble: float = 0.012
     """Standard deviation of the smooth error that is added to predicted outlines, crop sides."""
 
@@ -63,7 +64,7 @@ def fit(edge: EdgePass, known: Sequence[Example], chances: FloatArray, config: E
     """Train on examples drawn with ``chances`` (M,)."""
     seen, inside = np.stack([one for one, _ in known]), np.stack([one for _, one in known])
     edge.to(device).train().requires_grad_(True)
-    dtype = dtype_of("auto", device)
+    dtype = unscaled_dtype(config.precision, device)
     rng = np.random.default_rng(seed)
     optimizer = torch.optim.AdamW(edge.parameters(), lr=config.rate, weight_decay=0.01)
     cumulative = np.cumsum(chances) / chances.sum()
@@ -73,7 +74,7 @@ def fit(edge: EdgePass, known: Sequence[Example], chances: FloatArray, config: E
         chosen = np.searchsorted(cumulative, rng.random(config.batch)).clip(max=len(seen) - 1)
         batch, truth = _varied(seen[chosen], inside[chosen], rng)
         target = torch.from_numpy(truth).to(device).float() / 255
-        with torch.autocast(torch.device(device).type, dtype, enabled=dtype == torch.bfloat16):
+        with torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32):
             logits = edge(torch.from_numpy(batch).to(device))
         optimizer.zero_grad()
         _loss(logits, target).backward()  # type: ignore[no-untyped-call]

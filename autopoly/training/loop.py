@@ -78,7 +78,7 @@ def train(
     state = State(network, average, config, scaled=dtype == torch.float16)
     if resume:
         state.load(folder)
-    stream = Stream(samples, network.config, config, state.step)
+    stream = Stream(samples, network.config, config, state.step, ranks.rank(), ranks.world())
     clock = _Clock(state, config)
     called = ranks.shared(network)
     running: dict[str, float] = {}

@@ -35,6 +35,12 @@ def dtype_of(precision: str, device: str) -> torch.dtype:
     return PRECISIONS[precision]
 
 
+def unscaled_dtype(precision: str, device: str) -> torch.dtype:
+    """Give the number type for a loss that is not scaled: float32 instead of float16, in which small gradients vanish."""
+    dtype = dtype_of(precision, device)
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
 def forward(
     network: nn.Module, config: NetworkConfig, batch: dict[str, Tensor], device: str, dtype: torch.dtype, held: Tensor | None = None
 ) -> tuple[Output, Targets]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ from autopoly.geometry.corrections import threaded
 from autopoly.jobs.source import locate
 from autopoly.network.correction import SPREADS, CorrectionPass, marks
 from autopoly.network.siamanno import SiamAnno, box_contour
+from autopoly.training import ranks
 from autopoly.training.cache import CacheConfig, Source
 from autopoly.training.corrections import LOOKS, CorrectionConfig, fit, measure
-from autopoly.training.samples import cached
+from autopoly.training.samples import Samples, cached
 
 SMALL = NetworkConfig(crop_side=64, width16=48, blocks16=1, width8=16, width4=16, head_width=16, vertices=32, correction_width=16)
 
@@ -65,9 +67,13 @@ def test_an_untrained_pass_changes_nothing(network: SiamAnno) -> None:
     torch.testing.assert_close(some.mask_logits, plain.mask_logits, rtol=0, atol=0)
 
 
-def test_it_learns_and_nothing_else_does(ellipses: Path, network: SiamAnno, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def samples(ellipses: Path, tmp_path_factory: pytest.TempPathFactory) -> Samples:
     dataset = locate(ellipses, None, None, None).open()
-    samples = cached([Source("ellipses", dataset)], tmp_path, CacheConfig.of(64), share=0.3)
+    return cached([Source("ellipses", dataset)], tmp_path_factory.mktemp("cache"), CacheConfig.of(64), share=0.3)
+
+
+def test_it_learns_and_nothing_else_does(samples: Samples, network: SiamAnno) -> None:
     before = {name: value.clone() for name, value in network.state_dict().items()}
     told: list[tuple[int, float, float]] = []
     config = CorrectionConfig(steps=25, width=16, batch=8, rate=3e-3)
@@ -79,6 +85,28 @@ def test_it_learns_and_nothing_else_does(ellipses: Path, network: SiamAnno, tmp_
     assert found.shape == (len(LOOKS),)
     assert found[-1] > found[0] + 0.05  # of a network that knows nothing, hence draws anything
     assert isinstance(network.correction, CorrectionPass) and not any(one.requires_grad for one in network.correction.parameters())
+
+
+def test_one_of_several_processes_learns_it_from_whole_batches(
+    samples: Samples, network: SiamAnno, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[int, float, float]] = []
+    config = CorrectionConfig(steps=1, width=16, batch=8)
+    for world in (1, 2, 3):  # eight samples have no third
+        monkeypatch.setattr(ranks, "world", lambda world=world: world)
+        fit(copy.deepcopy(network), samples, config, ((0.0, 64),), 0, 0, "cpu", lambda *numbers: told.append(numbers))
+    assert told[1] == told[2] == told[0]
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_it_learns_in_the_numbers_that_are_asked_for(precision: str, expected: torch.dtype, samples: Samples, network: SiamAnno) -> None:
+    assert network.correction is not None
+    seen: set[torch.dtype] = set()
+    network.correction.enter.register_forward_hook(lambda module, given, found: seen.add(found.dtype))
+    config = CorrectionConfig(steps=1, width=16, batch=2, precision=precision)
+    fit(network, samples, config, ((0.0, 64),), 0, 0, "cpu", lambda *numbers: None)
+    measure(network, samples, "cpu", precision)
+    assert seen == {expected}
 
 
 def circle(count: int, radius: float = 40.0) -> np.ndarray:

@@ -158,6 +158,17 @@ def test_corrections_are_learned_on_top_of_a_checkpoint_that_stays(trained: Trai
     assert checkpoint.load_network(job.run(again, lambda report: None)).correction is None
 
 
+def test_what_was_learned_is_there_before_passes_that_may_fail(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: object) -> None:
+        raise RunError("no more memory")
+
+    monkeypatch.setattr(job.correction_training, "learned", fail)
+    with pytest.raises(RunError, match="no more memory"):
+        job.run(dataclasses.replace(trained[0], out=tmp_path, epochs=0.0, correction_steps=6), lambda report: None)
+    learned = checkpoint.load_network(tmp_path / "checkpoint").state_dict()
+    assert all(torch.equal(value, learned[name]) for name, value in checkpoint.load_network(trained[0].init).state_dict().items())
+
+
 def test_a_source_without_large_objects_has_no_edges_to_learn(trained: Trained, ellipses: Path, tmp_path: Path) -> None:
     said: list[str] = []
     folder = job.run(dataclasses.replace(trained[0], out=tmp_path / "out", epochs=0.1, edge_steps=2), lambda report: None, said.append)

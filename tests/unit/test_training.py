@@ -256,6 +256,8 @@ def test_precision_follows_the_device() -> None:
     assert objective.dtype_of("auto", "cpu") in (torch.float32, torch.bfloat16)
     with pytest.raises(RecipeError, match="fp16: needs a CUDA device"):
         objective.dtype_of("fp16", "cpu")
+    assert objective.unscaled_dtype("fp16", "cuda") == torch.float32
+    assert objective.unscaled_dtype("bf16", "cuda") == torch.bfloat16
 
 
 @pytest.mark.gpu
