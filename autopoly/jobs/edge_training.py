@@ -67,9 +67,13 @@ def _examples(annotator: Annotator, source: Source, share: float, config: EdgeCo
             image = read_rgb(record, source.dataset.image_root)
         except ImageProblem:  # the cache has said what it left out
             continue
+        size = (image.shape[0], image.shape[1])
+        usable = [one for one in usable if unusable(one, size) is None]
+        if not usable:
+            continue
         (pairs,) = annotator.outlines([(image, np.stack([one.box for one in usable]))])
         for instance, (first, _) in zip(usable, pairs, strict=True):
-            truth = parts_of(instance, (image.shape[0], image.shape[1]))
+            truth = parts_of(instance, size)
             if truth:
                 yield from examples(Look(image, instance.box, first.polygons, first.mask_logits), truth, scale, rng, config.wobble)
         left -= len(usable)

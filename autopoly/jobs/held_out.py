@@ -58,8 +58,10 @@ class HeldOut:
             if count >= limit:
                 break
             source, record = images[at]
-            count += len(self._wanted(sources[source].dataset.record(record)))
-            self._images.append((source, record))
+            wanted = len(self._wanted(sources[source].dataset.record(record)))
+            if wanted:
+                self._images.append((source, record))
+            count += wanted
         self.count = count
         self._shown: list[Shown] = []
 
@@ -68,6 +70,7 @@ class HeldOut:
         shown, rows = self._results(network)
         if not rows:
             return {}
+        self.count = len(rows)
         numbers = _means(rows)
         best = self.best()
         if best is None or numbers["miou_instances"] > best["miou_instances"]:
@@ -124,11 +127,11 @@ class HeldOut:
                 rows += measured
         return shown, rows
 
-    def _wanted(self, record: Record) -> tuple[Instance, ...]:
+    def _wanted(self, record: Record, size: tuple[int, int] | None = None) -> tuple[Instance, ...]:
         return tuple(
             one
             for one in record.instances
-            if unusable(one) is None and min(one.box[2] - one.box[0], one.box[3] - one.box[1]) >= self._smallest
+            if unusable(one, size) is None and min(one.box[2] - one.box[0], one.box[3] - one.box[1]) >= self._smallest
         )
 
     def _groups(self) -> Iterator[list[tuple[int, Record, NDArray[np.uint8]]]]:
@@ -140,7 +143,8 @@ class HeldOut:
                 image = read_rgb(record, dataset.image_root)
             except ImageProblem:  # gone since the cache was built: the cache has said what it left out
                 continue
-            group.append((source, replace(record, instances=self._wanted(record)), image))
+            if wanted := self._wanted(record, (image.shape[0], image.shape[1])):
+                group.append((source, replace(record, instances=wanted), image))
             if sum(len(one.instances) for _, one, _ in group) >= GROUP:
                 yield group
                 group = []

@@ -27,6 +27,7 @@ from autopoly.config import NetworkConfig
 from autopoly.crops import cut
 from autopoly.errors import DataError, Problem, RunError
 from autopoly.geometry import contours, raster
+from autopoly.geometry.boxes import problem_of
 from autopoly.geometry.polygons import bounds
 from autopoly.images import ImageProblem, read_rgb
 from autopoly.training import shapes
@@ -188,14 +189,17 @@ def said(left_out: LeftOut) -> str:
     return "; ".join(f"{count:,} {code}" + (f" (the first: {first})" if first else "") for code, (count, first) in sorted(left_out.items()))
 
 
-def unusable(instance: Instance) -> Problem | None:
-    """Say why an instance cannot be learned from or measured against, None where it can."""
+def unusable(instance: Instance, size: tuple[int, int] | None = None) -> Problem | None:
+    """Say why an instance cannot be learned from or measured against, None where it can.
+
+    ``size`` is the (height, width) of its picture, once that is read: not every source tells it, and a box may lie outside.
+    """
     if instance.crowd:
         return Problem("crowd", "")
     if not is_truth(instance):
         predicted = mask_source_of(instance) == "predicted" and bool(instance.mask)
         return Problem("predicted_mask", f"annotation {instance.instance_id}") if predicted else Problem("no_mask", "")
-    return instance.problem
+    return instance.problem or problem_of(instance.box, size)
 
 
 def _count(left_out: LeftOut, problem: Problem) -> None:
@@ -225,22 +229,27 @@ def _samples(record: Record, root: str, config: CacheConfig) -> tuple[str, Made,
         return record.file_name, made, [*problems, error.problem]
     if image is None:
         return record.file_name, made, problems
+    size = (image.shape[0], image.shape[1])
     for instance in usable:
-        parts = parts_of(instance, (image.shape[0], image.shape[1]))
+        name = f"annotation {instance.instance_id} of {record.file_name}"
+        if (problem := unusable(instance, size)) is not None:
+            problems.append(Problem(problem.code, f"{name}: {problem.message}"))
+            continue
+        parts = parts_of(instance, size)
         samples = [(instance.box, parts, True)]
         if len(parts) > 1:
             samples += [(bounds((part,)), (part,), False) for part in parts]
         for box, polygons, whole in samples:
             short = float(min(box[2] - box[0], box[3] - box[1]))
-            if polygons and not short >= config.smallest_side:
-                if whole:
-                    problems.append(Problem("too_small", f"annotation {instance.instance_id}: a side under {config.smallest_side:g} px"))
-                continue
-            crop = _sample(image, box, polygons, config) if polygons else None
+            small = bool(polygons) and not short >= config.smallest_side
+            crop = _sample(image, box, polygons, config) if polygons and not small else None
             if crop is not None:
                 made.append((crop, short, whole))
             elif whole:
-                problems.append(Problem("mask_unusable", f"annotation {instance.instance_id} of {record.file_name}"))
+                # Nor are its parts learned from: only whole instances are measured, and it is none.
+                line = f"annotation {instance.instance_id}: a side under {config.smallest_side:g} px"
+                problems.append(Problem("too_small", line) if small else Problem("mask_unusable", name))
+                break
     return record.file_name, made, problems
 
 

@@ -9,11 +9,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from autopoly import formats
+from autopoly.config import NetworkConfig
 from autopoly.errors import RecipeError
 from autopoly.jobs import train_sources
+from autopoly.jobs.held_out import HeldOut
 from autopoly.jobs.train_options import TrainOptions
+from autopoly.network.siamanno import SiamAnno
 from autopoly.training.cache import CacheConfig, Source, said
 from autopoly.training.samples import Samples, cached
 
@@ -158,6 +162,51 @@ def test_a_held_out_image_is_found_again_in_its_source(squares: Path, tmp_path: 
     found = samples.held_out_images()
     assert 0 < len(found) < 12
     assert len(samples.validation) == len(found)
+
+
+def test_boxes_outside_a_picture_whose_size_nobody_told_are_left_out(squares: Path, tmp_path: Path) -> None:
+    data = json.loads((squares / "annotations.json").read_text())
+    for image in data["images"]:
+        del image["width"], image["height"]
+    ring = [90, 15, 120, 15, 120, 45, 90, 45]
+    data["annotations"] += [{**one, "id": one["id"] + 100, "bbox": [90, 15, 30, 30], "segmentation": [ring]} for one in data["annotations"]]
+    write(squares, data)
+    sources, samples = held(squares, tmp_path, CACHE)
+    assert len(samples.table) == 12
+    assert samples.left_out["box_outside_image"][0] == 12
+    assert samples.left_out["box_outside_image"][1].startswith(
+        "annotation 101 of 0.png: box (90, 15, 120, 45) lies outside its image of 80 x 60 px"
+    )
+    measured(sources, samples, tmp_path, len(samples.validation))
+
+
+def test_parts_of_an_instance_that_is_left_out_are_left_out_too(squares: Path, tmp_path: Path) -> None:
+    parts = [[10, 10, 30, 10, 30, 30, 10, 30], [40, 30, 60, 30, 60, 50, 40, 50]]
+    data = json.loads((squares / "annotations.json").read_text())
+    for one in data["annotations"][1:]:
+        one |= {"bbox": [5, 5, 10, 10], "segmentation": parts}
+    write(squares, data)
+    sources, samples = held(squares, tmp_path, dataclasses.replace(CACHE, smallest_side=16), share=0.0)
+    assert len(samples.table) == 1
+    assert samples.left_out == {"too_small": (11, "annotation 2: a side under 16 px")}
+    # A cache of before may have them.
+    samples.held_out_images = lambda: [(0, 0), (0, 1)]  # type: ignore[method-assign]
+    measured(sources, samples, tmp_path, 1)
+
+
+def held(folder: Path, tmp_path: Path, config: CacheConfig, share: float = 0.4) -> tuple[list[Source], Samples]:
+    sources = [Source("squares", formats.coco.read(folder))]
+    return sources, cached(sources, tmp_path / "cache", config, share)
+
+
+def measured(sources: list[Source], samples: Samples, tmp_path: Path, count: int) -> None:
+    """Measure a network that knows nothing on whole held-out pictures."""
+    assert count > 0
+    torch.manual_seed(0)
+    network = SiamAnno(NetworkConfig(crop_side=64, width16=48, blocks16=1, width8=16, width4=16, head_width=16, vertices=32)).eval()
+    held_out = HeldOut(sources, samples, 512, "cpu", tmp_path / "out")
+    assert "miou_instances" in held_out.check(network, 1)
+    assert held_out.count == count
 
 
 @pytest.mark.parametrize("twin", ["same", "annotations", "link"])
