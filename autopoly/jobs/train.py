@@ -10,7 +10,8 @@ import dataclasses
 import math
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -54,7 +55,7 @@ def run(options: TrainOptions, tell: Callable[[Report], None], say: Say = lambda
     begun = saved_step(options.out) is not None
     if begun and not options.resume:
         raise RunError(f"{options.out}: holds the state of a training; say --resume to go on with it, or choose another --out")
-    with ranks.joined(devices.choose(options.device)) as device:
+    with ranks.joined(devices.choose(options.device)) as device, _within_memory(options, device):
         if ranks.rank() == 0 and not begun:  # What an earlier training left before its first state is no part of this one.
             shutil.rmtree(options.out / BEST, ignore_errors=True)
             (options.out / "log.jsonl").unlink(missing_ok=True)
@@ -102,6 +103,21 @@ def _run(options: TrainOptions, device: str, tell: Callable[[Report], None], say
         }
         _finish(options, device, average, sources, samples, held, about, say)
     return folder
+
+
+@contextmanager
+def _within_memory(options: TrainOptions, device: str) -> Iterator[None]:
+    """Keep what memory a training on processors frees, which is faster, and raise RunError where there is not enough."""
+    if device == "cpu":
+        devices.keep_memory()
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not devices.is_out_of_memory(error):
+            raise
+        said = " ".join(str(error).split())[:120]
+        line = f"{device}: not enough memory for {options.batch} samples at once ({said}); lower --batch or --sides, or end other programs"
+        raise RunError(f"{line}; --resume goes on from the last state, if there is one") from error
 
 
 def line_of(report: Report) -> str:

@@ -6,15 +6,17 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from autopoly.config import NetworkConfig
-from autopoly.errors import CheckpointError
+from autopoly.errors import CheckpointError, RunError
 from autopoly.network.siamanno import SiamAnno
 
 DEFAULT = "siamanno-lite0"
@@ -68,17 +70,27 @@ def fingerprint(checkpoint: str | Path | None) -> str:
 def save(network: SiamAnno, folder: Path, about: dict[str, Any]) -> None:
     """Write float16 weights, then config.json; ``about`` (what it was trained on, numbers) goes into the config as it is.
 
-    Cut off in between, the folder has no config.json: it is no checkpoint then, instead of one that describes other weights.
+    Cut off in between, the folder has no config.json: it is no checkpoint then, instead of one that describes other weights. Raise RunError
+    where the weights cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     described, weights = folder / "config.json", folder / "weights.safetensors"
     config = {"format": FORMAT, "network": dataclasses.asdict(network.config), "about": about}
     tensors = {name: value.detach().cpu().to(torch.float16).contiguous() for name, value in network.state_dict().items()}
-    save_file(tensors, weights.with_suffix(".tmp"))
+    write_tensors(tensors, weights.with_suffix(".tmp"))
     described.with_suffix(".tmp").write_text(json.dumps(config, indent=1) + "\n")
     described.unlink(missing_ok=True)
     os.replace(weights.with_suffix(".tmp"), weights)
     os.replace(described.with_suffix(".tmp"), described)
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, about: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file; raise RunError, and leave no part of it, where there is no room or no permission."""
+    try:
+        save_file(dict(tensors), path, metadata=None if about is None else dict(about))
+    except (SafetensorError, OSError) as error:
+        path.unlink(missing_ok=True)
+        raise RunError(f"{path}: cannot be written ({error}); make room or choose another place") from error
 
 
 def load_network(checkpoint: str | Path | None = None) -> SiamAnno:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from autopoly.errors import CheckpointError
+from autopoly.network.checkpoint import write_tensors
 from autopoly.network.siamanno import SiamAnno
 from autopoly.training.schedule import TrainConfig, rate_at
 
@@ -67,7 +68,7 @@ class State:
         return finite
 
     def save(self, folder: Path) -> None:
-        """Write the state atomically."""
+        """Write the state atomically; raise RunError where it cannot be written."""
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
         tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
@@ -79,7 +80,7 @@ class State:
         if self.scaler.is_enabled():
             scale = self.scaler.state_dict()
             meta |= {"scale": repr(scale["scale"]), "growth": str(scale["_growth_tracker"])}
-        save_file({name: value.contiguous().cpu() for name, value in tensors.items()}, temporary, metadata=meta)
+        write_tensors({name: value.contiguous().cpu() for name, value in tensors.items()}, temporary, meta)
         os.replace(temporary, folder / FILE)
 
     def load(self, folder: Path) -> None:

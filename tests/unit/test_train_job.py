@@ -6,6 +6,8 @@ import dataclasses
 import json
 import os
 import re
+import resource
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from autopoly.network.siamanno import SiamAnno
 from autopoly.training.loop import Report
 from autopoly.training.objective import PRECISIONS as TYPES
 from autopoly.training.schedule import TrainConfig
+from autopoly.training.state import State
 
 SMALL = NetworkConfig(crop_side=64, width16=48, blocks16=1, width8=16, width4=16, head_width=16, vertices=32)
 
@@ -140,6 +143,45 @@ def test_a_checkpoint_cut_off_while_it_is_written_is_none(small: Path, tmp_path:
         checkpoint.save(network, tmp_path, {"step": 2})
     with pytest.raises(CheckpointError, match=r"no folder with config\.json"):
         checkpoint.load_network(tmp_path)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB"), MemoryError()])
+def test_memory_that_runs_out_is_one_line(error: Exception, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: object) -> None:
+        raise error
+
+    monkeypatch.setattr(job, "train", fail)
+    with pytest.raises(RunError, match=r"^cpu: not enough memory for 4 samples at once \(.*\); lower --batch or --sides") as caught:
+        job.run(dataclasses.replace(trained[0], out=tmp_path), lambda report: None)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_error_of_the_network_keeps_its_traceback(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: object) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(job, "train", fail)
+    with pytest.raises(RuntimeError, match="mat1"):
+        job.run(dataclasses.replace(trained[0], out=tmp_path), lambda report: None)
+
+
+def test_a_full_disk_is_one_line_and_the_state_of_before_stays(small: Path, tmp_path: Path) -> None:
+    network = checkpoint.load_network(small)
+    state = State(network, checkpoint.load_network(small), TrainConfig())
+    state.save(tmp_path)
+    checkpoint.save(network, tmp_path / "c", {})
+    before = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
+    limit, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limit[1]))
+    try:
+        with pytest.raises(RunError, match=r"state\.tmp: cannot be written \(.*make room"):
+            state.save(tmp_path)
+        with pytest.raises(RunError, match=r"weights\.tmp: cannot be written \(.*make room"):
+            checkpoint.save(network, tmp_path / "c", {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()} == before
 
 
 def test_corrections_are_learned_on_top_of_a_checkpoint_that_stays(trained: Trained, tmp_path: Path) -> None:
