@@ -14,8 +14,9 @@ from autopoly.network.edge import EdgePass
 from autopoly.network.siamanno import SiamAnno
 from autopoly.predict import Annotator
 from autopoly.sharpen import Look, is_large
-from autopoly.training.cache import Source, held_out, parts_of, unusable
+from autopoly.training.cache import Source, parts_of, unusable
 from autopoly.training.edges import EdgeConfig, Example, examples, fit
+from autopoly.training.samples import Samples
 
 Say = Callable[[str], None]
 MOST_LOST = 0.001
@@ -23,19 +24,20 @@ MOST_LOST = 0.001
 
 
 def learned(
-    network: SiamAnno, sources: Sequence[Source], share: float, held: HeldOut, config: EdgeConfig, seed: int, device: str, say: Say
+    network: SiamAnno, sources: Sequence[Source], samples: Samples, held: HeldOut, config: EdgeConfig, seed: int, device: str, say: Say
 ) -> SiamAnno:
     """Give ``network`` with an edge pass that has learned from ``sources``, or as it is where held-out images say it is no better.
 
-    ``share`` of each source's images is held out, as in its cache.
+    What ``samples`` of their cache are held out is not learned from.
     """
+    kept = set(samples.held_out_images())
     rng = np.random.default_rng(seed)
     annotator = Annotator(network, device)
     known: list[Example] = []
     chances: list[float] = []
-    for source in sources:
+    for number, source in enumerate(sources):
         if not source.held_out:
-            own = list(_examples(annotator, source, share, config, rng))
+            own = list(_examples(annotator, source, {record for one, record in kept if one == number}, config, rng))
             known += own
             chances += [source.weight / len(own) for _ in own]  # none of a source without large objects
     if not known:
@@ -54,14 +56,14 @@ def learned(
     return better if helps else network
 
 
-def _examples(annotator: Annotator, source: Source, share: float, config: EdgeConfig, rng: np.random.Generator) -> Iterator[Example]:
-    """Give the examples of a source: of its large instances, in pictures drawn at random, up to the most."""
+def _examples(annotator: Annotator, source: Source, kept: set[int], config: EdgeConfig, rng: np.random.Generator) -> Iterator[Example]:
+    """Give the examples of a source: of its large instances, in pictures drawn at random, up to the most; of no record in ``kept``."""
     counts, scale = np.asarray(source.dataset.counts), annotator.network.config.search_scale
     left = config.instances
     for number in rng.permutation(np.flatnonzero(counts > 0)).tolist():
         record = source.dataset.record(number)
         usable = [one for one in record.instances if unusable(one) is None and is_large(one.box)][:left]
-        if not usable or held_out(source.name, record.file_name, share):
+        if not usable or number in kept:
             continue
         try:
             image = read_rgb(record, source.dataset.image_root)

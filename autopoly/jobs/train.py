@@ -221,7 +221,7 @@ def _finish(
     checkpoint.save(learned, out / "checkpoint", about)  # before the passes: what was learned must not be lost with one that fails
     if options.edge_steps:
         config = EdgeConfig(steps=options.edge_steps, precision=options.precision)
-        network = edge_training.learned(network, sources, options.held_out, held, config, options.seed, device, say)
+        network = edge_training.learned(network, sources, samples, held, config, options.seed, device, say)
     if options.correction_steps:
         learning = CorrectionConfig(steps=options.correction_steps, precision=options.precision)
         network, told = correction_training.learned(network, samples, learning, options.seed, options.workers, device, say)

@@ -21,6 +21,8 @@ def opened(options: TrainOptions) -> list[Source]:
 
 
 def _name(path: Path) -> str:
+    # A folder and the annotations in it are one dataset; a source's name decides which of its images are held out.
+    path = (path.parent if path.name == "annotations.json" else path).absolute()
     return path.name if path.suffix == "" else path.stem
 
 

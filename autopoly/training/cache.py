@@ -29,7 +29,8 @@ from autopoly.errors import DataError, Problem, RunError
 from autopoly.geometry import contours, raster
 from autopoly.geometry.boxes import problem_of
 from autopoly.geometry.polygons import bounds
-from autopoly.images import ImageProblem, read_rgb
+from autopoly.images import ImageProblem, path_of, read_rgb
+from autopoly.storage import is_remote, place
 from autopoly.training import shapes
 from autopoly.types import Dataset, FloatArray, Instance, Polygon, Record, Rle, is_truth, mask_source_of
 
@@ -96,8 +97,8 @@ def held_out(name: str, image: str, share: float) -> bool:
 def build(sources: Sequence[Source], folder: Path, config: CacheConfig, share: float, processes: int = 1) -> None:
     """Build the cache in ``folder`` if it is not there, or of other sources. ``share`` of each source's images is held out.
 
-    It is the same for any number of ``processes``. Masks that autopoly predicted itself are no truth and not learned from. Raise DataError
-    when there is nothing to learn from.
+    A picture that is held out in one source is held out in all of them. The cache is the same for any number of ``processes``. Masks that
+    autopoly predicted itself are no truth and not learned from. Raise DataError when there is nothing to learn from.
     """
     described = {"config": asdict(config), "share": share, "sources": [_describe(source) for source in sources]}
     index = folder / "index.json"
@@ -106,7 +107,8 @@ def build(sources: Sequence[Source], folder: Path, config: CacheConfig, share: f
     folder.mkdir(parents=True, exist_ok=True)
     index.unlink(missing_ok=True)
     left_out: LeftOut = {}
-    rows: list[Row] = []
+    seen: list[tuple[int, str, float, bool, int]] = []  # rows with their picture, since a later source may hold it out
+    held: set[str] = set()
     with (folder / "pixels.u8").open("wb") as pixels, (folder / "masks.u8").open("wb") as masks, (folder / "rings.f4").open("wb") as rings:
 
         def write(pixel: NDArray[np.uint8], mask: NDArray[np.uint8], ring: FloatArray) -> None:
@@ -118,14 +120,16 @@ def build(sources: Sequence[Source], folder: Path, config: CacheConfig, share: f
         ]
         tasks = ((sources[number].dataset.record(at), sources[number].dataset.image_root, config) for number, at in records)
         made = _each(_samples, tasks, min(processes, len(records) // RECORDS))
-        for (number, at), (file_name, found, problems) in zip(records, made, strict=True):
+        for (number, at), (file_name, picture, found, problems) in zip(records, made, strict=True):
             for problem in problems:
                 _count(left_out, problem)
-            kept = sources[number].held_out or held_out(sources[number].name, file_name, share)
+            if sources[number].held_out or held_out(sources[number].name, file_name, share):
+                held.add(picture)
             for crop, short, whole in found:
                 write(*crop)
-                rows.append((number, kept, short, whole, at))
-        learned = np.flatnonzero([not held for _, held, *_ in rows])
+                seen.append((number, picture, short, whole, at))
+        rows: list[Row] = [(number, picture in held, short, whole, at) for number, picture, short, whole, at in seen]
+        learned = np.flatnonzero([not kept for _, kept, *_ in rows])
         if not len(learned):
             raise _nothing(sources, left_out, bool(rows))
         pixels.flush()
@@ -218,17 +222,21 @@ def _describe(source: Source) -> dict[str, object]:
     }
 
 
-def _samples(record: Record, root: str, config: CacheConfig) -> tuple[str, Made, list[Problem]]:
-    """Make the samples of a record: one of each usable instance and part; give its file name with them, and what cannot be learned from."""
+def _samples(record: Record, root: str, config: CacheConfig) -> tuple[str, str, Made, list[Problem]]:
+    """Make the samples of a record: one of each usable instance and part.
+
+    Give its file name with them, which picture it is (nothing where it was not read), and what cannot be learned from.
+    """
     made: Made = []
     problems = [problem for instance in record.instances if (problem := unusable(instance)) is not None]
     usable = [instance for instance in record.instances if unusable(instance) is None]
     try:
         image = read_rgb(record, root) if usable else None
+        picture = _picture(record, root) if usable else ""
     except ImageProblem as error:
-        return record.file_name, made, [*problems, error.problem]
+        return record.file_name, "", made, [*problems, error.problem]
     if image is None:
-        return record.file_name, made, problems
+        return record.file_name, picture, made, problems
     size = (image.shape[0], image.shape[1])
     for instance in usable:
         name = f"annotation {instance.instance_id} of {record.file_name}"
@@ -250,7 +258,14 @@ def _samples(record: Record, root: str, config: CacheConfig) -> tuple[str, Made,
                 line = f"annotation {instance.instance_id}: a side under {config.smallest_side:g} px"
                 problems.append(Problem("too_small", line) if small else Problem("mask_unusable", name))
                 break
-    return record.file_name, made, problems
+    return record.file_name, picture, made, problems
+
+
+def _picture(record: Record, root: str) -> str:
+    """Say which picture a record has, the same for every source that has it: its real path, its address, or the hash of its bytes."""
+    if record.data is not None:
+        return hashlib.sha256(record.data).hexdigest()
+    return f"{place(root)}/{record.file_name}" if is_remote(root) else os.path.realpath(path_of(record, root))
 
 
 def parts_of(instance: Instance, size: tuple[int, int]) -> tuple[Polygon, ...]:

@@ -157,6 +157,36 @@ def test_two_sources_of_one_name_keep_apart(squares: Path, tmp_path: Path) -> No
     assert names == [str(other), str(tmp_path / "squares")]
 
 
+@pytest.mark.parametrize("kind", ["annotations", "link", "parquet", "val"])
+def test_a_picture_held_out_in_one_source_is_held_out_in_all(kind: str, squares: Path, tmp_path: Path) -> None:
+    twin = squares / "cars.json"
+    twin.write_text((squares / "annotations.json").read_text())
+    paths = [squares, twin]
+    if kind == "link":
+        paths[1] = tmp_path / "other"
+        paths[1].mkdir()
+        (paths[1] / "images").symlink_to(squares / "images")
+        twin.rename(paths[1] / "annotations.json")
+    elif kind == "parquet":
+        paths = [as_parquet(squares, squares / "images" / f"{name}.parquet") for name in ("people", "cars")]
+    if kind == "val":
+        data = json.loads(twin.read_text())
+        twin.write_text(json.dumps(data | {"images": data["images"][:3], "annotations": data["annotations"][:3]}))
+    asked = options(tmp_path, *paths) if kind != "val" else dataclasses.replace(options(tmp_path, squares), val=(twin,))
+    asked.check()
+    samples = cached(train_sources.opened(asked), tmp_path / "out" / "cache", CACHE, share=0.0 if kind == "val" else 0.4)
+    records = {bool(held): set(samples.table["record"][samples.table["held_out"] == held].tolist()) for held in (True, False)}
+    assert records[True] and records[False]
+    assert not records[True] & records[False]  # the same numbers in both sources
+    assert kind != "val" or records[True] == {0, 1, 2}
+
+
+def test_a_folder_and_its_annotations_are_one_dataset(squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(squares)
+    paths = (squares, squares / "annotations.json", Path("annotations.json"), Path())
+    assert {train_sources.opened(options(tmp_path, path))[0].name for path in paths} == {"squares"}
+
+
 def test_a_held_out_image_is_found_again_in_its_source(squares: Path, tmp_path: Path) -> None:
     samples = cached([Source("squares", formats.coco.read(squares))], tmp_path / "cache", CACHE, share=0.4)
     found = samples.held_out_images()
