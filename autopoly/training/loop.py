@@ -6,6 +6,7 @@ B batch, K contour vertices, S crop side.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -107,7 +108,8 @@ def train(
         if lost >= PATIENCE:
             raise RunError(f"{folder}: no finite gradient in {lost} steps; lower --rate (now {config.rate:g}), or say --precision fp32")
         for key, value in numbers.items():
-            running[key] = value if key not in running else running[key] + 0.02 * (value - running[key])
+            if math.isfinite(value):  # one that is not would stay in the mean for good
+                running[key] = value if key not in running else running[key] + 0.02 * (value - running[key])
         if ranks.rank() == 0 and clock.due():
             tell(Report(state.step, progress, state.seconds, batch["pixels"].shape[1], dict(running), clock.speed(), clock.left()))
         if ranks.rank() == 0 and time.monotonic() - saved > config.save_every:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -221,6 +222,23 @@ def test_a_gradient_that_stays_infinite_ends_the_training_in_one_line(
     with pytest.raises(RunError, match="no finite gradient in 2 steps; lower --rate"):
         loop.train(network, samples, tmp_path, broken, "cpu", False, lambda report: None)
     assert torch.equal(_weights(network), before)  # no step was taken
+
+
+def test_a_loss_that_is_not_finite_is_no_part_of_the_running_means(
+    samples: Samples, config: loop.TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses_of_steps = iter([1.0, float("nan"), 1.0, float("inf"), 1.0, 1.0])
+    taken = loop.step
+
+    def step(*given: Any) -> tuple[dict[str, float], bool]:
+        numbers, finite = taken(*given)
+        return numbers | {"vertex": next(losses_of_steps)}, finite
+
+    monkeypatch.setattr(loop, "step", step)
+    monkeypatch.setattr(loop, "TELL_EVERY", 1)
+    told: list[loop.Report] = []
+    loop.train(_network(), samples, tmp_path, config, "cpu", False, told.append)
+    assert [one.numbers["vertex"] for one in told if not one.validated] == [1.0] * 6
 
 
 def test_validations_come_in_equal_shares_of_the_schedule(samples: Samples, config: loop.TrainConfig, tmp_path: Path) -> None:
