@@ -1,15 +1,15 @@
 """The shared backbone: an ImageNet network cut into a pyramid at strides 4, 8, 16 and 32. B batch, C channels, H W rows and columns, S crop
 side.
 
-The paper is silent on the backbone. Its BatchNorm is frozen at the ImageNet statistics and folded into the convolutions, which makes a step
-a quarter faster; the folded biases stay trainable parameters.
+The paper is silent on the backbone. Its BatchNorm is frozen at the ImageNet statistics. Directly behind a plain convolution it is folded
+into that, which makes a step a quarter faster, and the folded biases stay trainable parameters; elsewhere it stays.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import timm
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from autopoly.errors import CheckpointError
-from autopoly.network.convolution import use_fast_convolutions
+from autopoly.network.convolution import is_plain, use_fast_convolutions
 
 STRIDES = (4, 8, 16, 32)
 _TORCHVISION = {
@@ -53,6 +53,14 @@ class Backbone(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
         fold_batch_norm(self.body)
         use_fast_convolutions(self.body)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training or evaluation; what BatchNorm is left keeps its statistics."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
 
     def normalize(self, crops: Tensor) -> Tensor:
         """Map crops (B, 3, S, S), RGB in [0, 255], uint8 or float, to zero mean and unit variance over ImageNet, channels last."""
@@ -144,12 +152,12 @@ def _load_packaged(body: nn.Module, name: str) -> None:
 
 
 def fold_batch_norm(module: nn.Module) -> None:
-    """Fold every BatchNorm into the convolution before it, in place; what it did besides (an activation) stays."""
+    """Fold every BatchNorm into the plain convolution before it, in place; what it did besides (an activation) stays."""
     for parent in list(module.modules()):
         conv: nn.Conv2d | None = None
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Conv2d):
-                conv = child
+                conv = child if is_plain(child) else None
             elif isinstance(child, nn.BatchNorm2d) and conv is not None:
                 mean, var, eps = child.running_mean, child.running_var, child.eps
                 assert mean is not None and var is not None

@@ -6,7 +6,7 @@ memory twice more. B batch, C channels, H W rows and columns.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -104,6 +104,11 @@ def _fused(x: Tensor) -> bool:
     return x.device.type == "cpu" and here and x.dtype in (torch.float32, torch.bfloat16)
 
 
+def is_plain(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Say whether a module is a convolution and no more, or timm's with "same" padding: others change their weights as they are used."""
+    return type(module) is nn.Conv2d or type(module).__name__ == "Conv2dSame"
+
+
 def use_fast_convolutions(module: nn.Module) -> None:
     """Replace every plain convolution below ``module`` by :class:`FastConv2d`, in place, sharing its parameters; a ReLU6 that follows goes
     inside.
@@ -115,8 +120,7 @@ def use_fast_convolutions(module: nn.Module) -> None:
                 fast.relu6 = True
                 setattr(parent, name, nn.Identity())
             fast = None
-            plain = isinstance(child, nn.Conv2d) and child.dilation == (1, 1) and child.padding_mode == "zeros"
-            if isinstance(child, nn.Conv2d) and plain and not isinstance(child.padding, str):
+            if is_plain(child) and child.dilation == (1, 1) and child.padding_mode == "zeros" and not isinstance(child.padding, str):
                 fast = FastConv2d(
                     child.in_channels,
                     child.out_channels,

@@ -221,6 +221,33 @@ def test_fast_convolutions_take_the_relu6_behind_them_and_share_parameters() -> 
     torch.testing.assert_close(net(crops), before)
 
 
+class Standardised(nn.Conv2d):
+    """A convolution that changes its weights as it is used, as timm has several."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return nn.functional.conv2d(input, (self.weight - self.weight.mean()) / self.weight.std(), self.bias)
+
+
+def test_a_convolution_of_another_kind_stays_what_it_is() -> None:
+    torch.manual_seed(9)
+    net = nn.Sequential(Standardised(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU6(), nn.Conv2d(8, 2, 1)).eval()
+    net[1].running_mean = torch.randn(8)
+    crops = torch.randn(2, 3, 16, 16) * 9
+    before = net(crops)
+    fold_batch_norm(net)
+    use_fast_convolutions(net)
+    torch.testing.assert_close(net(crops), before)
+
+
+def test_a_batch_norm_that_stays_keeps_the_statistics_of_imagenet() -> None:
+    backbone = Backbone("resnet26d").train()  # one of its BatchNorms is behind no convolution of its own block
+    left = [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+    before = [module.running_mean.clone() for module in left]
+    backbone(backbone.normalize(torch.randint(0, 255, (2, 3, 64, 64), dtype=torch.uint8)))
+    assert left and backbone.body.training
+    assert all(torch.equal(module.running_mean, mean) for module, mean in zip(left, before, strict=True))
+
+
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "resnet34", "resnet50"])
 def test_every_offered_backbone_gives_the_pyramid(name: str) -> None:
     backbone = Backbone(name)
