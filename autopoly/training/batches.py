@@ -52,7 +52,7 @@ class Stream(TorchDataset[dict[str, Tensor]]):
                 side,
                 self.network.search_scale,
                 self.network.vertices,
-                np.random.default_rng([config.seed, step, slot]),
+                np.random.default_rng([config.seed, step, 1 + slot]),  # 0 would be the stream of the draw itself
                 config.augment,
             )
             for slot in self.slots

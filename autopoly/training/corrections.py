@@ -116,7 +116,7 @@ def fit(
     shares = np.array(config.counts) / sum(config.counts)
     running = np.zeros(2)
     for step, batch in zip(range(config.steps), loader(Stream(samples, network.config, schedule, 0), device), strict=False):
-        rng = np.random.default_rng([seed, step, len(shares)])
+        rng = np.random.default_rng([seed, step, 0, 1])
         for group in optimizer.param_groups:
             group["lr"] = rate_at(schedule, step / config.steps, step)
         seen = Annotated(network, batch, device, dtype)

@@ -92,6 +92,20 @@ def test_draws_depend_on_seed_and_step_alone(samples: Samples) -> None:
     assert set(samples.draw(0, 0, 500)) <= set(samples.train)
 
 
+def test_what_is_drawn_in_a_step_and_how_each_sample_varies_have_streams_of_their_own(
+    samples: Samples, config: loop.TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, first = np.random.default_rng, []
+
+    def noted(seed: object) -> np.random.Generator:
+        first.append(int(made(seed).integers(2**62)))
+        return made(seed)
+
+    monkeypatch.setattr(np.random, "default_rng", noted)
+    batches.Stream(samples, SMALL, config, 0)[3]
+    assert len(first) == len(set(first)) == 1 + config.batch
+
+
 def test_turning_points_turns_what_turning_pixels_turns() -> None:
     for turns in range(4):
         for flip in (False, True):
