@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import autopoly
 from autopoly import devices
 from autopoly.config import LearningConfig, NetworkConfig
-from autopoly.errors import RunError
+from autopoly.errors import RecipeError, RunError
 from autopoly.execute.local import cpus
 from autopoly.jobs import correction_training, edge_training, train_sources
 from autopoly.jobs.held_out import BEST, HeldOut
@@ -70,6 +71,8 @@ def _run(options: TrainOptions, device: str, tell: Callable[[Report], None], say
     network, options = _start(options, say)
     sources = train_sources.opened(options)
     samples = _cached(options, sources)
+    if options.edge_steps and not len(samples.validation):
+        raise RecipeError("--edge-steps: the pass is kept where held-out images gain, and none is held out; name a --val, or leave it out")
     _say_samples(sources, samples, say)
     config = _config(options, len(samples.train))
     say(f"learns on {device} in {dtype}, {config.batch} samples a step{_processes(device)}")
@@ -169,9 +172,12 @@ def _cached(options: TrainOptions, sources: list[Source]) -> Samples:
 
 
 def _say_samples(sources: list[Source], samples: Samples, say: Say) -> None:
-    for source, count in zip(sources, samples.sizes.astype(int).tolist(), strict=True):
-        what = "held out whole" if source.held_out else f"{count:,} samples to learn from" if count else "NO sample to learn from"
-        say(f"{source.name}: {source.dataset.header.format}, {what}")
+    measured = np.bincount(samples.table["source"][samples.validation], minlength=len(sources)).tolist()
+    for source, learned, kept in zip(sources, samples.sizes.astype(int).tolist(), measured, strict=True):
+        count, purpose = (kept, "measure on, held out whole") if source.held_out else (learned, "learn from")
+        say(f"{source.name}: {source.dataset.header.format}, {f'{count:,} samples' if count else 'NO sample'} to {purpose}")
+        for note in source.dataset.header.notes:
+            say(f"{source.name}: note: {note}")
     if not len(samples.validation):
         say("nothing is held out, so the last weights become the checkpoint; name a dataset with --val to choose the best")
     if samples.left_out:

@@ -12,6 +12,12 @@ from autopoly.jobs.train_options import TrainOptions
 from autopoly.training.cache import Source
 from autopoly.types import Dataset
 
+PICTURES = frozenset((
+    "", ".avif", ".bmp", ".dib", ".exr", ".gif", ".hdr", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pfm", ".pgm", ".png", ".pnm", ".ppm",
+    ".ras", ".sr", ".tif", ".tiff", ".webp",
+))  # fmt: skip
+"""Endings of what OpenCV reads; a picture may have none."""
+
 
 def opened(options: TrainOptions) -> list[Source]:
     """Open the datasets to learn from, then those held out whole; raise DataError for one that cannot be read."""
@@ -37,9 +43,9 @@ def _open(path: Path, name: str, weight: float, held: bool, out: Path) -> Source
 
 
 def _content(dataset: Dataset, annotations: str, out: Path) -> str:
-    """Hash a source: annotation files by their hash, all other files where its pictures lie by name, size and time.
+    """Hash a source: annotation files by their hash, pictures below its image root by name, size and time.
 
-    A run folder ``out`` among them does not count.
+    Other files there do not count, such as logs, nor does a run folder ``out`` among them.
     """
     state = hashlib.blake2b(annotations.encode(), digest_size=16)
     top, away, known = os.path.realpath(dataset.image_root), os.path.realpath(out), {os.path.realpath(file) for file in dataset.files}
@@ -47,7 +53,8 @@ def _content(dataset: Dataset, annotations: str, out: Path) -> str:
         below[:] = sorted(one for one in below if os.path.realpath(os.path.join(folder, one)) != away)
         for name in sorted(names):
             file = os.path.join(folder, name)
-            if os.path.isfile(file) and os.path.realpath(file) not in known:
+            is_picture = os.path.splitext(name)[1].lower() in PICTURES and not name.startswith(".")
+            if is_picture and os.path.isfile(file) and os.path.realpath(file) not in known:
                 status = os.stat(file)
                 line = f"{os.path.relpath(file, top)}\n{status.st_size}\n{status.st_mtime_ns}\n"
                 state.update(line.encode("utf-8", "surrogateescape"))

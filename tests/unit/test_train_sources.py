@@ -14,6 +14,7 @@ import torch
 from autopoly import formats
 from autopoly.config import NetworkConfig
 from autopoly.errors import RecipeError
+from autopoly.jobs import train as job
 from autopoly.jobs import train_sources
 from autopoly.jobs.held_out import HeldOut
 from autopoly.jobs.train_options import TrainOptions
@@ -127,7 +128,7 @@ def test_unreadable_pictures_are_counted_and_named(squares: Path, tmp_path: Path
     assert again.left_out == samples.left_out  # of a cache that is opened too
 
 
-@pytest.mark.parametrize("kind", ["mask", "mend", "kitti mask", "nothing"])
+@pytest.mark.parametrize("kind", ["mask", "mend", "kitti mask", "log", "nothing"])
 def test_the_cache_is_built_anew_when_its_data_changed(kind: str, squares: Path, tmp_path: Path) -> None:
     path = as_kitti(squares, tmp_path / "kitti", labels=False) if kind == "kitti mask" else squares
     if kind == "mend":
@@ -143,9 +144,11 @@ def test_the_cache_is_built_anew_when_its_data_changed(kind: str, squares: Path,
         level = np.zeros(SIZE, np.uint16)
         level[20:40, 20:40] = 26 * 256 + 1
         cv2.imwrite(str(path / "instance" / "000000.png"), level)
+    elif kind == "log":  # as tee writes it beside the pictures
+        (squares / "images" / "train.log").write_text("step 1\n")
     after = build(tmp_path, path)
     same = after.key == key and len(after.table) == count and np.array_equal(after.masks, masks)
-    assert same == (kind == "nothing")
+    assert same == (kind in ("nothing", "log"))
 
 
 def test_two_sources_of_one_name_keep_apart(squares: Path, tmp_path: Path) -> None:
@@ -237,6 +240,31 @@ def measured(sources: list[Source], samples: Samples, tmp_path: Path, count: int
     held_out = HeldOut(sources, samples, 512, "cpu", tmp_path / "out")
     assert "miou_instances" in held_out.check(network, 1)
     assert held_out.count == count
+
+
+def test_it_says_what_every_source_gives_and_what_was_noted_about_it(squares: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "images").symlink_to(squares / "images")
+    data = json.loads((squares / "annotations.json").read_text())
+    write(bare, data | {"annotations": [one | {"segmentation": []} for one in data["annotations"]]})
+    sources = train_sources.opened(dataclasses.replace(options(tmp_path, squares), val=(bare,)))
+    sources[0].dataset.header = dataclasses.replace(sources[0].dataset.header, notes=("boxes look odd",))
+    lines: list[str] = []
+    job._say_samples(sources, cached(sources, tmp_path / "cache", CACHE, share=0.0), lines.append)
+    assert lines[:3] == [
+        "squares: coco, 12 samples to learn from",
+        "squares: note: boxes look odd",
+        "bare: coco, NO sample to measure on, held out whole",
+    ]
+
+
+def test_an_edge_pass_that_nothing_can_judge_is_refused_beforehand(squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = SiamAnno(NetworkConfig(crop_side=64, width16=48, blocks16=1, width8=16, width4=16, head_width=16, vertices=32))
+    monkeypatch.setattr(job, "_start", lambda asked, say: (network, dataclasses.replace(asked, sides=((0.0, 64),))))
+    asked = dataclasses.replace(options(tmp_path, squares), edge_steps=5, held_out=0.0, device="cpu")
+    with pytest.raises(RecipeError, match=r"^--edge-steps: .* none is held out"):
+        job.run(asked, lambda report: None)
 
 
 @pytest.mark.parametrize("twin", ["same", "annotations", "link"])
