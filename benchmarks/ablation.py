@@ -30,8 +30,9 @@ from autopoly.jobs.held_out import HeldOut
 from autopoly.jobs.train import DRAWN
 from autopoly.network.siamanno import SiamAnno
 from autopoly.training.cache import CacheConfig, Source
-from autopoly.training.loop import Report, TrainConfig, train
+from autopoly.training.loop import Report, train
 from autopoly.training.samples import Samples, cached
+from autopoly.training.schedule import TrainConfig
 
 NUMBERS = (("miou_instances", "mIoU"), ("f_1px", "F1"), ("f_2px", "F2"))
 AS_IT_IS = "as it is"

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from autopoly.cli.convert import Device
+from autopoly.config import Precision
 from autopoly.errors import RecipeError
 
 if TYPE_CHECKING:
     from autopoly.jobs.train_options import TrainOptions
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
 DATA, LEARNING, MEASURING = "Data", "Learning", "Measuring"
 
 

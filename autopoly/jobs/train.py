@@ -31,9 +31,10 @@ from autopoly.training import ranks
 from autopoly.training.cache import CacheConfig, Source, said
 from autopoly.training.corrections import CorrectionConfig
 from autopoly.training.edges import EdgeConfig
-from autopoly.training.loop import Report, TrainConfig, log_line, train
+from autopoly.training.loop import Report, log_line, train
 from autopoly.training.objective import dtype_of
 from autopoly.training.samples import Samples, cached
+from autopoly.training.schedule import TrainConfig
 from autopoly.training.state import saved_step
 
 __all__ = ["Report", "TrainOptions", "line_of", "run"]

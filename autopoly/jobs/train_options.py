@@ -6,12 +6,11 @@ import os
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
-from autopoly.config import LearningConfig
+from autopoly.config import LearningConfig, Precision
 from autopoly.errors import RecipeError
 from autopoly.jobs.conversion.options import DEVICES
-
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +75,7 @@ class TrainOptions(LearningConfig):
             ),
             (any(side < 32 or side % 32 for _, side in self.sides), "--sides [SHARE=]PX: a side must be a multiple of 32 px"),
             (not 0 <= self.unfreeze <= 1, f"--unfreeze {self.unfreeze}: expected a share from 0 to 1"),
-            (self.precision not in PRECISIONS, f"--precision {self.precision}: expected one of {', '.join(PRECISIONS)}"),
+            (self.precision not in get_args(Precision), f"--precision {self.precision}: expected one of {', '.join(get_args(Precision))}"),
             (self.validations < 1, f"--validations {self.validations}: expected 1 or more"),
             (self.validation_samples < 1, f"--validation-samples {self.validation_samples}: expected 1 or more"),
             (self.device not in DEVICES, f"--device {self.device}: expected one of {', '.join(DEVICES)}"),

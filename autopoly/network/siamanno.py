@@ -34,11 +34,6 @@ class Output:
     boundary_logits: Tensor
     quality_logits: Tensor
 
-    @property
-    def quality(self) -> Tensor:
-        """The estimated IoU of the contour, (B,) in [0, 1]."""
-        return torch.sigmoid(self.quality_logits[:, 0])
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:

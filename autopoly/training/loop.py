@@ -26,8 +26,6 @@ from autopoly.training.schedule import TrainConfig, is_due, progress_of, side_at
 from autopoly.training.state import State
 from autopoly.training.validation import validate
 
-__all__ = ["Report", "TrainConfig", "log_line", "step", "train", "true_iou", "validate"]
-
 TELL_EVERY = 50
 """Steps between reports ..."""
 TELL_SECONDS = 5.0

@@ -61,7 +61,7 @@ class Samples:
         # A source counts by the square root of its size: the large ones must not drown the others.
         share = np.sqrt(self.sizes) * np.asarray(weights)
         share *= (1 - shapes) / share.sum()
-        share = np.append(share, [shapes] * config.drawn)[: len(sizes)]
+        share = np.append(share, shapes)[: len(sizes)]  # the drawn ones come last, where there are any
         cumulative = np.cumsum(share[source] / np.maximum(sizes[source], 1))
         self._cumulative = cumulative / cumulative[-1:]
 

@@ -9,6 +9,7 @@ import re
 import resource
 import signal
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,14 +17,14 @@ import torch
 
 from autopoly.cli.train import side_from
 from autopoly.cli.train_progress import plain
-from autopoly.config import NetworkConfig
+from autopoly.config import NetworkConfig, Precision
 from autopoly.errors import CheckpointError, RecipeError, RunError
 from autopoly.jobs import train as job
-from autopoly.jobs.train_options import PRECISIONS, TrainOptions
+from autopoly.jobs.train_options import TrainOptions
 from autopoly.network import checkpoint
 from autopoly.network.siamanno import SiamAnno
 from autopoly.training.loop import Report
-from autopoly.training.objective import PRECISIONS as TYPES
+from autopoly.training.objective import PRECISIONS
 from autopoly.training.schedule import TrainConfig
 from autopoly.training.state import State
 
@@ -250,7 +251,7 @@ def test_a_seed_gives_the_same_weights_and_another_one_others(trained: Trained, 
 
 
 def test_every_precision_that_can_be_asked_for_is_known() -> None:
-    assert set(PRECISIONS) == {"auto", *TYPES}
+    assert set(get_args(Precision)) == {"auto", *PRECISIONS}
 
 
 @pytest.mark.parametrize(

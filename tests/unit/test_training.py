@@ -17,7 +17,7 @@ from autopoly.errors import CheckpointError, DataError, RecipeError, RunError
 from autopoly.formats import coco
 from autopoly.geometry import raster
 from autopoly.network.siamanno import Output, SiamAnno, box_contour
-from autopoly.training import augment, batches, cache, loop, losses, objective, schedule
+from autopoly.training import augment, batches, cache, loop, losses, objective, schedule, validation
 from autopoly.training.cache import CacheConfig, Source, held_out
 from autopoly.training.samples import Samples, cached
 from autopoly.types import Polygon
@@ -93,7 +93,7 @@ def test_draws_depend_on_seed_and_step_alone(samples: Samples) -> None:
 
 
 def test_what_is_drawn_in_a_step_and_how_each_sample_varies_have_streams_of_their_own(
-    samples: Samples, config: loop.TrainConfig, monkeypatch: pytest.MonkeyPatch
+    samples: Samples, config: schedule.TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, first = np.random.default_rng, []
 
@@ -163,12 +163,12 @@ def test_true_iou_of_a_square_contour_by_formula() -> None:
     logits[..., 8:24, 8:24] = 9.0
     output = Output((contour,), logits, logits, torch.zeros(1, 2))
     targets = losses.Targets(contour, mask, torch.zeros(1, 32, dtype=torch.bool), 32.0)
-    np.testing.assert_allclose(loop.true_iou(output, targets).numpy(), [[0.5, 0.5]], atol=0.03)
+    np.testing.assert_allclose(objective.true_iou(output, targets).numpy(), [[0.5, 0.5]], atol=0.03)
 
 
 @pytest.fixture(scope="module")
-def config() -> loop.TrainConfig:
-    return loop.TrainConfig(steps=6, batch=4, sides=((0.0, 32), (0.5, 64)), warmup=2, save_every=0.0, ema=0.5, loaders=0)
+def config() -> schedule.TrainConfig:
+    return schedule.TrainConfig(steps=6, batch=4, sides=((0.0, 32), (0.5, 64)), warmup=2, save_every=0.0, ema=0.5, loaders=0)
 
 
 def _network() -> SiamAnno:
@@ -180,7 +180,7 @@ def _weights(network: SiamAnno) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in network.parameters()])
 
 
-def test_stopped_and_resumed_is_the_same_as_undisturbed(samples: Samples, config: loop.TrainConfig, tmp_path: Path) -> None:
+def test_stopped_and_resumed_is_the_same_as_undisturbed(samples: Samples, config: schedule.TrainConfig, tmp_path: Path) -> None:
     once = loop.train(_network(), samples, tmp_path / "once", config, "cpu", False, lambda report: None)
 
     class StopError(Exception):
@@ -197,7 +197,7 @@ def test_stopped_and_resumed_is_the_same_as_undisturbed(samples: Samples, config
     torch.testing.assert_close(_weights(again), _weights(once), rtol=0, atol=0)
 
 
-def test_state_of_another_network_is_refused(samples: Samples, config: loop.TrainConfig, tmp_path: Path) -> None:
+def test_state_of_another_network_is_refused(samples: Samples, config: schedule.TrainConfig, tmp_path: Path) -> None:
     short = dataclasses.replace(config, steps=1)
     loop.train(_network(), samples, tmp_path, short, "cpu", False, lambda report: None)
     other = SiamAnno(dataclasses.replace(SMALL, width4=24))
@@ -207,11 +207,11 @@ def test_state_of_another_network_is_refused(samples: Samples, config: loop.Trai
 
 @pytest.mark.slow
 def test_the_loop_learns_ellipses(samples: Samples, tmp_path: Path) -> None:
-    config = loop.TrainConfig(steps=150, batch=16, sides=((0.0, 64),), warmup=10, save_every=1e9, ema=0.95)
+    config = schedule.TrainConfig(steps=150, batch=16, sides=((0.0, 64),), warmup=10, save_every=1e9, ema=0.95)
     torch.manual_seed(0)
     network = SiamAnno(SMALL, pretrained=True)
-    before = loop.validate(network, samples, config, "cpu")
-    after = loop.validate(loop.train(network, samples, tmp_path, config, "cpu", False, lambda report: None), samples, config, "cpu")
+    before = validation.validate(network, samples, config, "cpu")
+    after = validation.validate(loop.train(network, samples, tmp_path, config, "cpu", False, lambda report: None), samples, config, "cpu")
     assert after["val_contour"] > before["val_contour"] + 0.03
     assert after["val_mask"] > 0.85
 
@@ -227,7 +227,7 @@ def test_a_dataset_without_masks_is_one_line(ellipses: Path, tmp_path: Path) -> 
 
 
 def test_a_gradient_that_stays_infinite_ends_the_training_in_one_line(
-    samples: Samples, config: loop.TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    samples: Samples, config: schedule.TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "PATIENCE", 2)
     network = _network()
@@ -239,7 +239,7 @@ def test_a_gradient_that_stays_infinite_ends_the_training_in_one_line(
 
 
 def test_a_loss_that_is_not_finite_is_no_part_of_the_running_means(
-    samples: Samples, config: loop.TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    samples: Samples, config: schedule.TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses_of_steps = iter([1.0, float("nan"), 1.0, float("inf"), 1.0, 1.0])
     taken = loop.step
@@ -255,7 +255,7 @@ def test_a_loss_that_is_not_finite_is_no_part_of_the_running_means(
     assert [one.numbers["vertex"] for one in told if not one.validated] == [1.0] * 6
 
 
-def test_validations_come_in_equal_shares_of_the_schedule(samples: Samples, config: loop.TrainConfig, tmp_path: Path) -> None:
+def test_validations_come_in_equal_shares_of_the_schedule(samples: Samples, config: schedule.TrainConfig, tmp_path: Path) -> None:
     told: list[loop.Report] = []
     asked: list[int] = []
 
@@ -270,7 +270,7 @@ def test_validations_come_in_equal_shares_of_the_schedule(samples: Samples, conf
 
 
 def test_the_schedule_is_a_function_of_progress() -> None:
-    config = loop.TrainConfig(steps=100, warmup=10, sides=((0.0, 160), (0.72, 224)))
+    config = schedule.TrainConfig(steps=100, warmup=10, sides=((0.0, 160), (0.72, 224)))
     assert [schedule.side_at(config, progress) for progress in (0.0, 0.71, 0.72, 1.0)] == [160, 160, 224, 224]
     assert schedule.rate_at(config, 0.0, 0) == pytest.approx(config.rate / 10)
     assert schedule.rate_at(config, 0.5, 50) == pytest.approx(config.rate * 0.505)
@@ -295,7 +295,7 @@ def test_precision_follows_the_device() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_a_gpu_learns_and_resumes_in_half_precision(precision: str, samples: Samples, config: loop.TrainConfig, tmp_path: Path) -> None:
+def test_a_gpu_learns_and_resumes_in_half_precision(precision: str, samples: Samples, config: schedule.TrainConfig, tmp_path: Path) -> None:
     half = dataclasses.replace(config, precision=precision)
     loop.train(_network(), samples, tmp_path, half, "cuda", False, lambda report: None)
     longer = dataclasses.replace(half, steps=9)
@@ -305,7 +305,7 @@ def test_a_gpu_learns_and_resumes_in_half_precision(precision: str, samples: Sam
 @pytest.mark.slow
 def test_a_loader_that_is_told_to_end_while_it_copies_ends_well(samples: Samples) -> None:
     # Batches of 17 MB take long to copy: the interpreter must not end under that thread ("terminate called without an active exception").
-    config = loop.TrainConfig(batch=64, loaders=1, sides=((0.0, 256),))
+    config = schedule.TrainConfig(batch=64, loaders=1, sides=((0.0, 256),))
     made = iter(batches.loader(batches.Stream(samples, SMALL, config, 0), "cpu"))
     next(made)
     (process,) = made._workers
