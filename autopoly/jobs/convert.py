@@ -207,7 +207,9 @@ def _maskless(options: ConvertOptions, tally: merge.Tally) -> list[str]:
 
 
 def _result(out: Path, setup: Setup) -> Dataset:
-    for name, file in run_folder.ANNOTATIONS.items():
+    # Parquet first: COCO holds an object with holes as run lengths alone.
+    for name in ("parquet", "coco"):
+        file = run_folder.ANNOTATIONS[name]
         if (out / file).exists():
             return Source(out / file, name, place(setup.dataset.image_root)).open()
     raise DataError(f"{out}: has no result to improve; run again with --overwrite")

@@ -13,7 +13,7 @@ from autopoly.execute.shards import Shard
 from autopoly.jobs.conversion import part_rows
 from autopoly.jobs.conversion.part_rows import Row
 from autopoly.jobs.source import choose
-from autopoly.types import Dataset, Id, Instance, Mask, Record, is_truth, mask_source_of
+from autopoly.types import Dataset, Id, Instance, Mask, Record, Rle, is_truth, mask_source_of
 
 KEYS = ("images", "boxes", "predicted", "kept", "none", "below_min_quality", "skipped_crowd", "left_out_categories")
 """What is counted; ``none`` are boxes without a polygon, each with a row in failures.parquet. Those of a polygon that was estimated to be
@@ -54,12 +54,13 @@ def records(parts: Parts, tally: Tally | None = None) -> Iterator[Record]:
 
     Raise RunError for a part that is damaged or lacks an annotation.
     """
+    place = 0
     for shard in parts.shards:
         rows = {row.ordinal: row for row in parts.rows(shard) if row.ordinal is not None}
         for number in range(shard.start, shard.stop):
             whole = parts.dataset.record(number)
             record = choose(whole, parts.categories)
-            old = _before(parts.before, number, record)
+            old, place = _before(parts.before, place, record)
             instances = tuple(
                 _filled(one, rows.get(one.ordinal), None if old is None else old.instances[at], parts, shard)
                 for at, one in enumerate(record.instances)
@@ -95,6 +96,9 @@ def _filled(one: Instance, row: Row | None, old: Instance | None, parts: Parts, 
         source = mask_source_of(old) or ("none" if old.mask is None else "predicted")
         if source == "kept":
             return replace(one, mask_source="kept")
+        if source == "predicted" and isinstance(old.mask, Rle):
+            # Run lengths do not have the polygon's own box: the annotation stays as it was written.
+            return replace(one, mask=old.mask, quality=old.quality, extra=old.extra)
         return replace(one, mask=old.mask if source == "predicted" else None, quality=old.quality, mask_source=source)
     if row.mask_source == "kept":
         return replace(one, mask_source="kept")
@@ -102,13 +106,16 @@ def _filled(one: Instance, row: Row | None, old: Instance | None, parts: Parts, 
     return replace(one, mask=mask, quality=row.quality, mask_source=row.mask_source)
 
 
-def _before(dataset: Dataset | None, number: int, record: Record) -> Record | None:
+def _before(dataset: Dataset | None, place: int, record: Record) -> tuple[Record | None, int]:
+    """Give the record at ``place`` in the finished result, and the place of the next; raise RunError where it is of other annotations."""
     if dataset is None:
-        return None
-    old = dataset.record(number) if number < len(dataset.counts) else None
+        return None, place
+    old = dataset.record(place) if place < len(dataset.counts) else None
+    if not (record.listed or record.instances) and (old is None or str(old.image_id) != str(record.image_id)):
+        return None, place  # Neither an image nor a box told the writer of it.
     if old is None or _names(old) != _names(record):
         raise RunError(f"image {record.image_id}: the finished result does not match the source; run again with --overwrite")
-    return old
+    return old, place + 1
 
 
 def _names(record: Record) -> list[str]:
@@ -121,5 +128,6 @@ def _count(counts: Counter[str], instances: Sequence[Instance], boxes: int) -> N
     counts["boxes"] += len(instances)
     counts["left_out_categories"] += boxes - len(instances)
     for one in instances:
-        below = one.mask_source == "none" and one.quality is not None
-        counts["skipped_crowd" if one.crowd else "below_min_quality" if below else f"{one.mask_source}"] += 1
+        source = mask_source_of(one)
+        below = source == "none" and one.quality is not None
+        counts["skipped_crowd" if one.crowd else "below_min_quality" if below else f"{source}"] += 1

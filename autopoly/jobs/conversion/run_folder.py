@@ -46,7 +46,10 @@ class State:
 
 
 def examine(out: Path, source: Path, inputs: Mapping[str, Any], retry: bool, overwrite: bool) -> State:
-    """Find out whether the run is new, unfinished or finished; raise RunError, with the reason, where it must not go on."""
+    """Find out whether the run is new, unfinished or finished; raise RunError, with the reason, where it must not go on.
+
+    ``overwrite`` goes on with an unfinished run of the same inputs, but leaves an unfinished retry: what it improves may be damaged.
+    """
     with parts.writing(out):
         if out.exists() and not out.is_dir():
             raise RunError(f"{out}: is a file; OUT must be a folder")
@@ -58,7 +61,7 @@ def examine(out: Path, source: Path, inputs: Mapping[str, Any], retry: bool, ove
         if not overwrite:
             raise
         unreadable = True
-    if started is not None and started["inputs"] == inputs:
+    if started is not None and started["inputs"] == inputs and not (overwrite and started.get("retry")):
         return State("unfinished", bool(started.get("retry")), run)
     ours = (run is not None and PICTURES in run["outputs"]) or (started is not None and started["inputs"].get("write_images"))
     if inputs.get("write_images") and not ours and (out / PICTURES).exists():
