@@ -207,6 +207,35 @@ def test_swapped_neighbours_count_by_overlap_and_not_by_identity() -> None:
     assert found["miou"] == pytest.approx(18 / 22, abs=1e-6)
 
 
+@pytest.mark.parametrize("kept", [(1, 2, 4, 5), (0, 3), (0, 1, 2, 3, 4, 5)])
+@pytest.mark.parametrize("apart", [False, True])
+def test_instances_without_ids_find_their_truth_when_some_are_left_out_or_grouped(kept: tuple[int, ...], apart: bool) -> None:
+    """Named by their place in their file, which is another in a result of some categories, or of a truth not grouped by images."""
+    pictures = [[square(10, 10, 20), square(40, 10, 20), square(70, 10, 20)]] * 2
+    places = [0, 2, 4, 1, 3, 5] if apart else range(6)
+    shapes = [(n // 3, shape) for n, shape in enumerate(pictures[0] + pictures[1])]
+    truth = [
+        image(*(one(f"#{places[n]}", s, category=1 + (n % 3 > 0)) for n, (at, s) in enumerate(shapes) if at == name), name=name)
+        for name in (0, 1)
+    ]
+    made: list[list[Instance]] = [[], []]
+    for ordinal, n in enumerate(kept):
+        box = truth[n // 3].instances[n % 3].box * (1 + 1e-15)
+        made[n // 3].append(one(f"#{ordinal}", square(14 + 30 * (n % 3), 10, 20), category=1 + (n % 3 > 0), box=box))
+    found = scored([image(*instances, name=name) for name, instances in enumerate(made)], truth)
+    assert (found["n"], found["missing"], found["extra"]) == (6, 6 - len(kept), 0)
+    assert found["miou_instances"] == pytest.approx(len(kept) / 6 * 16 / 24, abs=1e-6)
+
+
+def test_instances_of_one_box_without_ids_belong_together_in_their_order() -> None:
+    whole, half = square(10, 10, 20), square(10, 10, 10)
+    box = (10, 10, 30, 30)
+    truth = [image(one("#4", whole, category=2), one("#7", whole), one("#9", half, box=box))]
+    found = scored([image(one("#0", whole), one("#1", half, box=box))], truth)
+    assert (found["missing_ids"], found["extra"]) == ([{"image_id": 7, "id": "#4", "reason": "no_annotation"}], 0)
+    assert found["per_category"][0]["miou"] == 1.0
+
+
 def test_the_population_is_chosen_by_the_true_box_and_all_are_printed_beside() -> None:
     truth = [image(one(1, square(10, 10, 40)), one(2, square(60, 60, 10), box=(60, 60, 110, 70)))]
     prediction = [image(one(1, square(10, 10, 40)), one(2, square(100, 0, 10), box=(60, 60, 110, 70)))]

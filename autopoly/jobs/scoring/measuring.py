@@ -102,7 +102,7 @@ def measure(
     given = sorted((one for one in predicted if not one.crowd), key=lambda one: (len(str(one.instance_id)), str(one.instance_id)))
     drawn, broken = _targets([one if one.mask else None for one in given], size)
     if match == "id":
-        places = by_id([one.instance_id for one in truth.instances], [one.instance_id for one in given]).tolist()
+        places = by_id(truth.instances, given).tolist()
         for at, place in enumerate(places):
             if place in rank:
                 reasons[rank[place]] = "mask_unusable" if at in broken else "no_mask"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from autopoly.types import Dataset, FloatArray, Id, Record
+from autopoly.types import Dataset, FloatArray, Instance, Record
 
 
 class ImageFinder:
@@ -65,15 +65,34 @@ def _may_be(record: Record, image: Record) -> bool:
     return not all(names) or names[0] == names[1]
 
 
-def by_id(truths: Sequence[Id], predictions: Sequence[Id]) -> NDArray[np.int64]:
+def by_id(truths: Sequence[Instance], predictions: Sequence[Instance]) -> NDArray[np.int64]:
     """Give the truth (D,) of each prediction of one image, -1 for none.
 
-    Where an id repeats, the n-th prediction belongs to the n-th truth.
+    Those of one id, category and box first, then those of one id; where several have them, the n-th prediction belongs to the n-th truth.
     """
-    places: dict[str, deque[int]] = defaultdict(deque)
-    for at, name in enumerate(truths):
-        places[str(name)].append(at)
-    return np.array([places[str(name)].popleft() if places.get(str(name)) else -1 for name in predictions], np.int64)
+    own = np.full(len(predictions), -1, np.int64)
+    for key in (_id_and_box, _id):
+        places: dict[str, deque[int]] = defaultdict(deque)
+        taken = set(own.tolist())
+        for at, truth in enumerate(truths):
+            if at not in taken:
+                places[key(truth)].append(at)
+        for at, prediction in enumerate(predictions):
+            if own[at] < 0 and places[key(prediction)]:
+                own[at] = places[key(prediction)].popleft()
+    return own
+
+
+def _id(one: Instance) -> str:
+    return str(one.instance_id)
+
+
+def _id_and_box(one: Instance) -> str:
+    """Give what an instance keeps in every file. One without an id is called by its place, which is another where a result left some out.
+
+    Boxes are those of the truth to the last digits, which xywh and xyxy round differently.
+    """
+    return f"{'' if _id(one).startswith('#') else _id(one)} {one.category_id} {(np.round(one.box, 4) + 0.0).tolist()}"
 
 
 def by_overlap(pairs: NDArray[np.int64], iou: FloatArray, predictions: int) -> NDArray[np.int64]:
