@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
+import json
 import platform
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,8 +89,10 @@ def _convert(options: ConvertOptions, setup: Setup, progress: Callback | None) -
     started = time.monotonic()
     state = run_folder.examine(options.out, options.source, setup.inputs, options.retry_failures, options.overwrite)
     if state.name == "finished" and state.run is not None:
-        _check_score(options, state.run)
-        return _summary(options.out, state.run, already=True)
+        unreported = run_folder.unreported(state.run)
+        run = _report(options, setup, state.run) if unreported else state.run
+        _check_score(options, run)
+        return _summary(options.out, run, already=not unreported)
     if state.name == "new":
         with parts.writing(options.out):
             run_folder.begin(options.out, setup.inputs, state.retry)
@@ -103,6 +106,7 @@ def _convert(options: ConvertOptions, setup: Setup, progress: Callback | None) -
                 progress(done)
     with parts.writing(options.out), run_folder.staging(options.out) as staged:
         run = _finish(options, setup, state, staged, sum(shard.boxes for shard in todo), started)
+    run = _report(options, setup, run)
     _check_score(options, run)
     return _summary(options.out, run)
 
@@ -158,20 +162,14 @@ def _track(outcomes: Iterator[Outcome], setup: Setup, todo: list[Shard], started
 
 
 def _finish(options: ConvertOptions, setup: Setup, state: run_folder.State, staged: Path, boxes_run: int, started: float) -> dict[str, Any]:
-    before = _result(options.out, setup) if state.retry else None
+    # Parquet first: COCO holds an object with holes as run lengths alone.
+    before = _result(options.out, setup, ("parquet", "coco")) if state.retry else None
     whole = merge.Parts(setup.dataset, setup.shards, options.out / run_folder.PARTS, setup.mark, setup.categories, before)
     tally = merge.Tally()
     for index, name in enumerate(options.to):
         stream = merge.records(whole, tally if index == 0 else None)
         formats.FORMATS[name].write(setup.dataset.header, stream, staged / run_folder.ANNOTATIONS[name])
     failed = part_rows.write_failures(merge.failures(whole), staged / run_folder.FAILURES)
-    scored, unscored = None, list[str]()
-    if options.score or (options.score is None and tally.counts[merge.TRUTHS]):
-        try:
-            scored = score_run(staged, setup.source, options, tally.counts[merge.TRUTHS])
-        except DataError as error:  # The polygons are there all the same.
-            unscored.append(f"{UNSCORED}: {error}")
-    report_run(staged, setup.dataset, options, setup.inputs, scored)
     seconds = time.monotonic() - started
     extra = [run_folder.PICTURES] if options.write_images and (options.out / run_folder.PICTURES).is_dir() else []
     run = {
@@ -186,16 +184,47 @@ def _finish(options: ConvertOptions, setup: Setup, state: run_folder.State, stag
         "devices": run_folder.devices(options.out, setup.device, state.run if state.retry else None),
         "workers": setup.workers,
         "truth_boxes": options.components_from_truth,
+        "truths": tally.counts[merge.TRUTHS],
         "counts": {key: tally.counts[key] for key in merge.KEYS},
         "failures": failed,
         "seconds": round(seconds, 3),
         "boxes_per_second": round(boxes_run / seconds, 3) if seconds > 0 else 0.0,
-        "notes": list(
-            dict.fromkeys((*setup.notes, *notes_of(options, setup.dataset, bool(setup.shards)), *_maskless(options, tally), *unscored))
-        ),
+        "notes": list(dict.fromkeys((*setup.notes, *notes_of(options, setup.dataset, bool(setup.shards)), *_maskless(options, tally)))),
         "outputs": run_folder.outputs(staged, extra),
     }
     run_folder.publish(options.out, staged, run)
+    return run
+
+
+def _report(options: ConvertOptions, setup: Setup, run: Mapping[str, Any]) -> dict[str, Any]:
+    """Score the polygons of a run, which are in their place, and write its report; give its run.json with both.
+
+    Memory may end here, since a score holds a row for each truth: the same command then goes on with this alone.
+    """
+    started, out, unscored = time.monotonic(), options.out, list[str]()
+    with parts.writing(out), run_folder.staging(out) as staged:
+        made, scored = _result(out, setup, options.to), None
+        if options.score or (options.score is None and run["truths"]):
+            try:
+                if not run["truths"]:
+                    raise DataError(f"{setup.source.path}: --score needs masks in the source, and it has none; leave --score out")
+                scored = score_run(made, setup, options)
+            except DataError as error:
+                unscored.append(f"{UNSCORED}: {error}")
+            except MemoryError:
+                unscored.append(f"{UNSCORED}: this machine has too little memory for {run['truths']:,} truths")
+        if scored is not None:
+            (staged / run_folder.SCORE).write_text(json.dumps(scored[0], indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (staged / run_folder.REPORT).write_bytes(report_run(made, out / run_folder.FAILURES, setup, options, scored))
+        seconds = run["seconds"] + time.monotonic() - started
+        run = {
+            **run,
+            "seconds": round(seconds, 3),
+            "boxes_per_second": round(run["boxes_per_second"] * run["seconds"] / seconds, 3) if seconds > 0 else 0.0,
+            "notes": [*run["notes"], *unscored],
+            "outputs": run_folder.outputs(staged, run["outputs"]),
+        }
+        run_folder.add(out, staged, run)
     return run
 
 
@@ -206,13 +235,13 @@ def _maskless(options: ConvertOptions, tally: merge.Tally) -> list[str]:
     return [line] if count else []
 
 
-def _result(out: Path, setup: Setup) -> Dataset:
-    # Parquet first: COCO holds an object with holes as run lengths alone.
-    for name in ("parquet", "coco"):
+def _result(out: Path, setup: Setup, names: Sequence[str]) -> Dataset:
+    """Open the result of a run, in the first of these formats that it has."""
+    for name in names:
         file = run_folder.ANNOTATIONS[name]
         if (out / file).exists():
             return Source(out / file, name, place(setup.dataset.image_root)).open()
-    raise DataError(f"{out}: has no result to improve; run again with --overwrite")
+    raise DataError(f"{out}: has no annotations; run again with --overwrite")
 
 
 def _summary(out: Path, run: Mapping[str, Any], already: bool = False) -> Summary:

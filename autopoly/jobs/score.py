@@ -36,11 +36,12 @@ from numpy.typing import NDArray
 from autopoly.errors import DataError
 from autopoly.jobs.conversion import run_folder
 from autopoly.jobs.conversion.options import ConvertOptions
+from autopoly.jobs.conversion.preparation import Setup
 from autopoly.jobs.scoring.measuring import ImageResult, ScoreOptions, measure
 from autopoly.jobs.scoring.objects import size_of
 from autopoly.jobs.scoring.pairing import ImageFinder
 from autopoly.jobs.scoring.scoreboard import SCHEMA, Table, delta, numbers
-from autopoly.jobs.source import Source, category_ids, choose, locate
+from autopoly.jobs.source import choose, locate
 from autopoly.storage import place
 from autopoly.types import Dataset, Header, Id, Record, mask_source_of
 
@@ -87,26 +88,19 @@ def score_datasets(
     return numbers(table, options), table
 
 
-def score_run(staged: Path, source: Source, options: ConvertOptions, truths: int) -> tuple[dict[str, Any], Table]:
-    """Write ``score.json`` beside the ``staged`` result of a conversion: its polygons against the masks of its source.
+def score_run(made: Dataset, setup: Setup, options: ConvertOptions) -> tuple[dict[str, Any], Table]:
+    """Score what a conversion ``made`` against the masks of its source, over what it converted: the numbers and the per-instance table.
 
-    Give the numbers and the per-instance table. Truths are those that were converted; ``truths`` is how many masks of the source there are
-    to measure against. Without any that can be, nothing is written: :class:`DataError`. A run per component is scored per instance, and
-    per component under the key ``per_component``.
+    Raise :class:`DataError` without a mask that can be measured against. A run per component is scored per instance, and per component
+    under the key ``per_component``.
     """
-    if not truths:
-        raise DataError(f"{source.path}: --score needs masks in the source, and it has none; leave --score out")
-    opened = source.open()
-    truth = Chosen(opened, category_ids(opened.header, options.categories), options.limit)
-    name = next(name for name in options.to if (staged / run_folder.ANNOTATIONS[name]).exists())
-    made = Source(staged / run_folder.ANNOTATIONS[name], name, place(opened.image_root)).open()
-    names = (run_folder.ANNOTATIONS[name], source.path.name)
+    truth = Chosen(setup.dataset, setup.categories, options.limit)
+    names = (made.files[0].name, setup.source.path.name)
     options_of = ScoreOptions()
-    table = measure_dataset(made, truth, options_of, name=source.path.name).named(*names, options.components_from_truth)
+    table = measure_dataset(made, truth, options_of, name=names[1]).named(*names, options.components_from_truth)
     result = numbers(table, options_of)
     if options.mode == "per-component":
         result["per_component"], _ = score_datasets(made, truth, ScoreOptions(per="component"), options.components_from_truth, names)
-    (staged / run_folder.SCORE).write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return result, table
 
 

@@ -6,19 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from autopoly.jobs.conversion import run_folder
 from autopoly.jobs.conversion.options import ConvertOptions
+from autopoly.jobs.conversion.preparation import Setup
 from autopoly.jobs.score import open_annotations
 from autopoly.jobs.scoring.scoreboard import Table
-from autopoly.jobs.source import Source
 from autopoly.report import failed, page, published, subjects, survey
 from autopoly.report.page import Content, Tile
-from autopoly.storage import place
 from autopoly.types import Dataset, Header
 
 __all__ = ["report_files", "report_run"]
 
-FILE = "report.html"
 UNMEASURED = 40
 """Polygons without a truth that are shown beside measured ones."""
 DEPENDS = (
@@ -39,16 +36,15 @@ DEPENDS = (
 
 
 def report_run(
-    staged: Path, dataset: Dataset, options: ConvertOptions, inputs: Mapping[str, Any], scored: tuple[dict[str, Any], Table] | None
-) -> None:
-    """Write ``report.html`` beside the ``staged`` result of converting ``dataset``.
+    result: Dataset, failed_rows: Path, setup: Setup, options: ConvertOptions, scored: tuple[dict[str, Any], Table] | None
+) -> bytes:
+    """Give the report of a conversion with its ``result`` and the file of its failures, as HTML.
 
-    With ``scored`` (the numbers and the table of its score) it shows IoU, the lowest first, else the estimated quality. ``inputs`` is what
-    the result depends on. The same result gives the same bytes, however often the run was interrupted.
+    With ``scored`` (the numbers and the table of its score) it shows IoU, the lowest first, else the estimated quality. The same result
+    gives the same bytes, however often the run was interrupted.
     """
-    name = next(name for name in options.to if (staged / run_folder.ANNOTATIONS[name]).exists())
-    result = Source(staged / run_folder.ANNOTATIONS[name], name, place(dataset.image_root)).open()
-    failures = failed.of_run(staged / run_folder.FAILURES)
+    dataset, inputs = setup.dataset, setup.inputs
+    failures = failed.of_run(failed_rows)
     numbers, table = scored or (None, None)
     estimated = survey.of_result(result, {row.predicted_at for row in table.rows} if table else ())
     measured = survey.of_table(table, 0.0) if table else None
@@ -70,7 +66,7 @@ def report_run(
         names=places.names,
         computed=[(key.replace("_", " "), _said(inputs[key])) for key in DEPENDS if inputs.get(key) not in (None, [], "")],
     )
-    (staged / FILE).write_bytes(page.render(content))
+    return page.render(content)
 
 
 def report_files(path: Path, result: Mapping[str, Any], table: Table, prediction: Path, truth: Path, images: Path | None) -> None:

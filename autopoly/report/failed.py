@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from autopoly.report.gallery import clip
+from autopoly.storage import source_of
 
 LISTED = 300
 LONGEST = 300
@@ -50,7 +51,7 @@ def of_run(path: Path) -> Failures:
     counts: Counter[str] = Counter()
     examples: dict[str, str] = {}
     listed: list[Failed] = []
-    for batch in pq.ParquetFile(path).iter_batches():
+    for batch in pq.ParquetFile(source_of(path)).iter_batches():
         for row in batch.to_pylist():
             code, message = clip(row["code"]), clip(row["message"], LONGEST)
             counts[code] += 1

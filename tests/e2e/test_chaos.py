@@ -110,6 +110,20 @@ def test_a_full_disk_or_a_sudden_death_costs_nothing(stable, made, tmp_path):
         assert disturb(stable, made, None, tmp_path / "out", at, how, to=BOTH) == whole, points[at - 1]
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_death_over_the_score_costs_no_polygon(stable, made, tmp_path, overwrite):
+    points, whole = undisturbed(stable, made, None, tmp_path / "whole", to=BOTH, score=True, overwrite=overwrite)
+    assert "score.json" in whole
+    published = first(points, "rename run.json") + 1
+    for at, how in (
+        (published, "kill"),
+        (published + first(points[published:], "write", "report.html"), "full"),
+        (published + first(points[published:], "rename score.json"), "kill"),
+        (published + first(points[published:], "rename run.json"), "kill"),
+    ):
+        assert disturb(stable, made, None, tmp_path / "out", at, how, to=BOTH, score=True, overwrite=overwrite) == whole, points[at - 1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["full", "kill", "torn"])
 def test_at_every_point_of_a_new_run(stable, made, tmp_path, how):

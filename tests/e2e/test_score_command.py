@@ -13,7 +13,7 @@ import pytest
 
 from autopoly.cli import main
 from autopoly.errors import DataError
-from autopoly.jobs.convert import ConvertOptions, convert
+from autopoly.jobs.convert import ConvertOptions, convert, set_up
 from autopoly.jobs.score import score_run
 from autopoly.jobs.source import Source
 
@@ -140,14 +140,13 @@ def test_a_conversion_is_scored_over_what_it_converted(tmp_path: Path) -> None:
     truth, staged = write(tmp_path / "truth.json", 0), tmp_path / "staged"
     staged.mkdir()
     shutil.copy(write(tmp_path / "made.json", 4), staged / "annotations.json")
-    source = Source(truth, "coco", tmp_path)
     options = ConvertOptions(truth, tmp_path / "out", categories=("cat",), limit=2, mode="per-component", components_from_truth=True)
-    score_run(staged, source, options, truths=3)
-    found = json.loads((staged / "score.json").read_text())
+    made = Source(staged / "annotations.json", "coco", tmp_path).open()
+    found = score_run(made, set_up(options, inscribed.network()), options)[0]
     assert (found["n"], found["images"], found["convention"]["truth_boxes"]) == (3, 2, True)
     assert found["categories_without_instances"] == ["dog"]
     assert found["per_component"]["n"] == 3
-    assert str(tmp_path) not in (staged / "score.json").read_text()
+    assert str(tmp_path) not in json.dumps(found)
 
 
 def test_a_conversion_that_cannot_be_scored_keeps_its_polygons(tmp_path: Path) -> None:
@@ -190,3 +189,42 @@ def test_a_score_that_a_finished_run_lacks_is_not_passed_over(tmp_path: Path) ->
     convert(options, network=inscribed.network())
     with pytest.raises(DataError, match="made without --score"):
         convert(replace(options, score=True), network=inscribed.network())
+
+
+@pytest.mark.parametrize("changes", [{}, {"overwrite": True}])
+def test_polygons_are_there_before_they_are_scored_and_a_start_goes_on_with_the_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    made = inscribed.make_dataset(tmp_path / "made")
+    options = ConvertOptions(source=made, out=tmp_path / "out", workers=0, device="cpu", **changes)
+    convert(replace(options, out=tmp_path / "whole"), network=inscribed.network())
+    with monkeypatch.context() as patched:
+        patched.setattr("autopoly.jobs.convert.score_run", stop)
+        with pytest.raises(KeyboardInterrupt):
+            convert(options, network=inscribed.network())
+    out = tmp_path / "out"
+    assert sorted(path.name for path in out.iterdir()) == ["annotations.json", "failures.parquet", "run.json"]
+    stamp = (out / "annotations.json").stat().st_mtime_ns
+    again = convert(options, network=replace(inscribed.network(), load=stop))
+    assert (again.already, again.counts["predicted"]) == (False, 170)
+    assert (out / "annotations.json").stat().st_mtime_ns == stamp
+    for name in ("annotations.json", "score.json", "report.html"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    told, whole = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("out", "whole"))
+    assert (told["outputs"], told["notes"], told["truths"]) == (whole["outputs"], whole["notes"], whole["truths"])
+    assert convert(replace(options, overwrite=False), network=inscribed.network()).already
+
+
+def stop(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_too_little_memory_for_a_score_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def burst(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("autopoly.jobs.convert.score_run", burst)
+    options = ConvertOptions(source=inscribed.make_dataset(tmp_path / "made"), out=tmp_path / "out", workers=0, device="cpu")
+    summary = convert(options, network=inscribed.network())
+    assert any("not scored: this machine has too little memory" in note for note in summary.notes)
+    assert "report.html" in summary.outputs and "score.json" not in summary.outputs

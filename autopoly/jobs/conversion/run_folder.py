@@ -21,8 +21,8 @@ PICTURES = "images"
 RUN = "run.json"
 FAILURES = "failures.parquet"
 ANNOTATIONS = {"coco": "annotations.json", "parquet": "annotations.parquet"}
-SCORE = "score.json"
-OURS = (RUN, FAILURES, *ANNOTATIONS.values(), "report.html", SCORE)
+SCORE, REPORT = "score.json", "report.html"
+OURS = (RUN, FAILURES, *ANNOTATIONS.values(), REPORT, SCORE)
 SCHEMA = "autopoly.run/1"
 HOLDS = {
     "inputs": dict,
@@ -68,6 +68,8 @@ def examine(out: Path, source: Path, inputs: Mapping[str, Any], retry: bool, ove
         raise RunError(
             f"{out}: has {PICTURES}, but not from a run of autopoly, and --write-images would write there; choose another folder"
         )
+    if overwrite and started is None and run is not None and unreported(run) and run["inputs"] == inputs:
+        return State("finished", False, run)
     if overwrite and (started is not None or run is not None or unreadable):
         return State("new", False, run)
     for before, word in ((started and started["inputs"], "an unfinished"), (run and run["inputs"], "a finished")):
@@ -100,6 +102,11 @@ def read_run(out: Path) -> dict[str, Any] | None:
     if not isinstance(run, dict) or run.get("schema") != SCHEMA or not all(isinstance(run.get(name), kind) for name, kind in HOLDS.items()):
         raise RunError(f"{out / RUN}: not from a conversion by this version of autopoly; choose another folder")
     return run
+
+
+def unreported(run: Mapping[str, Any]) -> bool:
+    """Say whether a finished run was cut off before it had its score and its report."""
+    return REPORT not in run["outputs"]
 
 
 def begin(out: Path, inputs: Mapping[str, Any], retry: bool) -> None:
@@ -153,12 +160,22 @@ def publish(out: Path, staged: Path, run: Mapping[str, Any]) -> None:
 
     Cut off in between, the folder has no run.json and still its plan: it is unfinished, and the next start does this again.
     """
+    (out / RUN).unlink(missing_ok=True)
+    add(out, staged, run)
+
+
+def add(out: Path, staged: Path, run: Mapping[str, Any]) -> None:
+    """Put more results beside those of a run, then the run.json that names them all.
+
+    Cut off in between, the folder still has the run.json before: it lacks them, and the next start makes them again.
+    """
     names = sorted(os.listdir(staged))
     for name in names if not isinstance(out, ObjectPath) else ():
         with (staged / name).open("rb") as stream:
             os.fsync(stream.fileno())
-    for name in (RUN, *(name for name in OURS if name not in run["outputs"])):
-        (out / name).unlink(missing_ok=True)
+    for name in OURS:
+        if name not in run["outputs"]:
+            (out / name).unlink(missing_ok=True)
     if isinstance(out, ObjectPath):
         for name in names:
             (out / name).upload(staged / name)
