@@ -36,9 +36,10 @@ def run(
     from autopoly.cli.score import notes_of
     from autopoly.jobs import pipeline
     from autopoly.jobs.recipe_data import data_folder
+    from autopoly.storage import place
 
     read = recipes.load(recipes.find(recipe), settings or ())
-    folder = out or Path("runs") / read.name
+    folder = place(out or Path("runs") / read.name)
     if dry_run:
         for line in pipeline.check(read, data_folder(data), folder):
             typer.echo(line)

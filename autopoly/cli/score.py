@@ -70,6 +70,7 @@ def score(
     from autopoly.errors import DataError
     from autopoly.jobs.score import ScoreOptions, score_tables
     from autopoly.report import report_files
+    from autopoly.storage import place
 
     if len(paths) < 2:
         raise DataError(f"{paths[0]}: score needs a prediction and the truth: autopoly score PREDICTION... TRUTH")
@@ -78,9 +79,10 @@ def score(
             raise DataError(f"{file}: its folder does not exist; make it, or give {option} another place")
         if file is not None and file.is_dir():
             raise DataError(f"{file}: is a folder; give {option} a file")
+    images = images and place(images)
     if images is not None and not images.is_dir():
         raise DataError(f"{images}: no such folder of pictures; check --images")
-    *predictions, truth = paths
+    *predictions, truth = map(place, paths)
     options = ScoreOptions(match=match.value, per=per.value, min_side=min_side)
     console = Console()
     with _progress(quiet) as tell:

@@ -25,6 +25,7 @@ from autopoly.jobs.conversion.options import Plan, Progress, Summary
 from autopoly.jobs.score import Chosen, open_annotations, score_datasets, score_tables
 from autopoly.jobs.source import category_ids, locate
 from autopoly.recipes import METRICS, Recipe
+from autopoly.storage import ObjectPath, place
 
 SCHEMA = "autopoly.recipe/1"
 RECIPE, RESULT, TRAINED = "recipe.toml", "result.json", "train"
@@ -62,7 +63,7 @@ def check(recipe: Recipe, data: Path, out: Path) -> list[str]:
     Raise AutopolyError, with what to download, for what is not there. Nothing is written.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        ready = _placed(recipe, data, out, demo=Path(scratch))
+        ready = _placed(recipe, data, place(out), demo=Path(scratch))
         lines = []
         if ready.train is not None:
             for path in (*(path for path, _ in ready.train.train), *ready.train.val):
@@ -93,7 +94,7 @@ def run(recipe: Recipe, data: Path, out: Path, listeners: Listeners) -> Result:
 
     Raise AutopolyError where it cannot run, or ``out`` holds the training of another recipe.
     """
-    started = time.monotonic()
+    started, out = time.monotonic(), place(out)
     ready = _placed(recipe, data, out, demo=out)
     trained = _train(ready, out, listeners) if ready.train is not None else None
     summary = None
@@ -120,11 +121,13 @@ def run(recipe: Recipe, data: Path, out: Path, listeners: Listeners) -> Result:
 
 
 def _placed(recipe: Recipe, data: Path, out: Path, demo: Path) -> Recipe:
+    if isinstance(out, ObjectPath) and (recipe.train is not None or recipe.data.demo):
+        raise RunError(f"{out}: a training and the demo write files piece by piece; choose a folder of a file system for --out")
     if recipe.data.demo:
         demo_pictures.write_source(demo / "demo")
         ready = recipe_data.placed(recipe, demo.absolute())
     else:
-        ready = recipe_data.locate(recipe, data.absolute())
+        ready = recipe_data.locate(recipe, place(data).absolute())
     train = ready.train and replace(ready.train, out=out / TRAINED)
     return replace(ready, train=train, convert=ready.convert and replace(ready.convert, out=out))
 

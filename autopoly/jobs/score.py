@@ -64,6 +64,7 @@ def score_tables(
     """Do the same and give the per-instance tables too, one per prediction; row n of each is the same truth."""
     if not predictions:
         raise DataError("score needs at least one prediction and the truth: autopoly score PREDICTION... TRUTH")
+    predictions, truth = [place(path) for path in predictions], place(truth)
     true = open_annotations(truth)
     tables = []
     every = int(true.counts.sum())

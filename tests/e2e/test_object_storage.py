@@ -17,8 +17,9 @@ import pytest
 pytest.importorskip("moto")
 import object_store
 
-from autopoly import storage
-from autopoly.errors import AutopolyError, DataError, StorageError
+from autopoly import cli, recipes, storage
+from autopoly.errors import AutopolyError, DataError, RunError, StorageError
+from autopoly.jobs import pipeline
 from autopoly.jobs.convert import ConvertOptions, convert
 from autopoly.jobs.score import open_annotations
 
@@ -205,6 +206,35 @@ def test_addresses_that_lead_nowhere_are_one_line(reached, made, tmp_path, sourc
     assert "\n" not in str(caught.value)
     assert "PASSWORD" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_score_reads_runs_and_pictures_in_a_store(reached, made, tmp_path, monkeypatch):
+    out = f"s3://{BUCKET}/results/scored"
+    run(made, out, mode="per-component", components_from_truth=True, limit=4)
+    # A folder of this machine that is called like the address.
+    monkeypatch.chdir(tmp_path)
+    report = tmp_path / "report.html"
+    asked = ["score", out, str(made), "--json", "score.json", "--html", str(report), "--images", f"s3://{BUCKET}/data/images", "--quiet"]
+    monkeypatch.setattr(sys, "argv", ["autopoly", *asked])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    found = json.loads((tmp_path / "score.json").read_text())
+    assert (found["prediction"], found["convention"]["truth_boxes"]) == (out, True)
+    assert "data:image" in report.read_text()
+
+
+def test_a_recipe_leaves_everything_in_a_store(reached, made, tmp_path, monkeypatch, untrained):
+    monkeypatch.chdir(tmp_path)
+    convert_table = f'[convert]\nsource = "{made}"\ncheckpoint = "{untrained}"\nlimit = 2\nworkers = 0\ndevice = "cpu"\nscore = false\n'
+    Path("recipe.toml").write_text(convert_table)
+    out = f"s3://{BUCKET}/results/recipe"
+    pipeline.run(recipes.load(Path("recipe.toml"), ()), tmp_path, Path(out), pipeline.Listeners(print))
+    assert {"annotations.json", "run.json", "recipe.toml", "result.json"} <= set(object_store.names(reached, BUCKET, "results/recipe"))
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.toml"]
+    Path("recipe.toml").write_text(f"[data]\ndemo = true\n{convert_table}")
+    with pytest.raises(RunError, match="choose a folder of a file system"):
+        pipeline.run(recipes.load(Path("recipe.toml"), ()), tmp_path, Path(out), pipeline.Listeners(print))
 
 
 def test_formats_of_folders_are_not_read_from_a_store(reached, tmp_path):
