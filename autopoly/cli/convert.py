@@ -140,7 +140,6 @@ def run(options: ConvertOptions, quiet: bool, dry_run: bool = False) -> Summary 
     from autopoly.cli.progress import shown
     from autopoly.jobs import convert as job
 
-    options.check()
     setup = job.set_up(options, None)
     if dry_run or not quiet:
         plan = job.plan(options, setup=setup)

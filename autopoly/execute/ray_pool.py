@@ -13,9 +13,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from autopoly.errors import AutopolyError, RunError
+from autopoly.execute import parts
 from autopoly.execute.local import LANES, bug_line
 from autopoly.execute.shards import MakeWorker, Outcome, Poison, Shard, Worker
 from autopoly.execute.tickets import Ticket
@@ -155,18 +157,23 @@ def shares(machines: Sequence[Mapping[str, float]], workers: int, gpu: bool) -> 
 
 
 def run(
-    make_worker: MakeWorker, shards: Sequence[Shard], options: PoolOptions, in_hand: Callable[[Shard], Sequence[int]]
+    make_worker: MakeWorker, shards: Sequence[Shard], options: PoolOptions, note: Callable[[Shard], Path], boxes: Callable[[int], int]
 ) -> Iterator[Outcome]:
     """Yield each shard's outcome once its part is durable, in the order of completion.
 
-    ``in_hand`` reads the note of the records a worker had in hand when it died. A record that takes its worker down or never comes back is
-    found by running those alone, and left out as poison of the outcome. An AutopolyError of a worker stops the run as it is; any other
-    exception stops it as one RunError. No shards: Ray is not even started.
+    ``note`` names the note of the records a worker had in hand when it died; ``boxes`` counts those of a record. A record that takes its
+    worker down or never comes back is found by running those in hand alone, and left out as poison of the outcome. An AutopolyError of a
+    worker stops the run as it is; any other exception stops it as one RunError. No shards: Ray is not even started.
     """
     if not shards:
         return
-    with session(options.address):
-        pool = _Pool(make_worker, shards, options, in_hand)
+    ended: list[Shard] = []
+    with contextlib.ExitStack() as stack:
+        # Last, when no worker is left that could write one.
+        stack.callback(_forget, ended, note)
+        stack.enter_context(session(options.address))
+        pool = _Pool(make_worker, shards, options, note, boxes)
+        stack.callback(lambda: ended.extend(pool.close()))
         try:
             yield from pool.outcomes()
         except ray_errors.RayError as error:
@@ -174,15 +181,23 @@ def run(
             raise RunError(
                 f"Ray itself failed ({type(error).__name__}: {text}); finished shards are kept, and the same command goes on from there"
             ) from error
-        finally:
-            pool.close()
+
+
+def _forget(shards: Sequence[Shard], note: Callable[[Shard], Path]) -> None:
+    for shard in shards:
+        note(shard).unlink(missing_ok=True)
 
 
 class _Pool:
     """The driver's side: seats (one actor each, a call in flight for each of its lanes) and the tickets that wait for one."""
 
     def __init__(
-        self, make_worker: MakeWorker, shards: Sequence[Shard], options: PoolOptions, in_hand: Callable[[Shard], Sequence[int]]
+        self,
+        make_worker: MakeWorker,
+        shards: Sequence[Shard],
+        options: PoolOptions,
+        note: Callable[[Shard], Path],
+        boxes: Callable[[int], int],
     ) -> None:
         seats = min(options.workers, len(shards))
         share, gpus = shares(nodes(), seats, options.gpu)
@@ -193,7 +208,7 @@ class _Pool:
         self._host = host.options(max_concurrency=self._lanes)
         self._make_worker = ray.put(make_worker)
         self._options = options
-        self._in_hand = in_hand
+        self._note, self._boxes = note, boxes
         self._tickets = deque(Ticket(shard) for shard in shards)
         self._busy: dict[Any, _Call] = {}
         self._failed_starts = self._deaths = 0
@@ -213,10 +228,13 @@ class _Pool:
         if self._tickets:
             raise RunError("no worker could be placed on the Ray cluster; ask for fewer --workers, or wait until it has free processors")
 
-    def close(self) -> None:
+    def close(self) -> list[Shard]:
+        """End all workers; give the shards they were at that have seen no death: what they had in hand is not suspected of any."""
+        ended = [call.ticket.shard for call in self._busy.values() if call.ticket and not call.ticket.suspected]
         for call in self._busy.values():
-            ray.kill(call.actor)
+            _end(call.actor)
         self._busy.clear()
+        return ended
 
     def _come_back(self, ref: Any, call: _Call) -> Iterator[Outcome]:
         try:
@@ -239,14 +257,17 @@ class _Pool:
             yield Outcome(ticket.shard, counts or {}, tuple(ticket.poison.values()))
 
     def _expire(self, call: _Call) -> None:
-        ray.kill(call.actor)
         if call.ticket is not None:
             self._replace(call, "worker_timeout", None)
-        elif self._anyone_at_work():
+            return
+        _end(call.actor)
+        if self._anyone_at_work():
             # It found no place on a cluster that is busy or has lost a node: those that did carry on, and a place may still come.
             self._hire()
 
     def _replace(self, call: _Call, code: str, error: BaseException | None) -> None:
+        # Also one that Ray only cannot reach may still be at work: two must not be at one shard.
+        _end(call.actor)
         text = " ".join(str(error).split())[:200] if error else "it did not come back in time"
         if call.ticket is None:
             self._failed_starts += 1
@@ -255,7 +276,7 @@ class _Pool:
                     return
                 raise RunError(f"a worker died {STARTS_FAILED} times while it loaded the checkpoint ({text}); is there enough memory?")
         else:
-            call.ticket.died(self._in_hand(call.ticket.shard), code)
+            call.ticket.died(parts.read_in_hand(self._note(call.ticket.shard)), code)
             self._tickets.appendleft(call.ticket)
             if self._given(call.actor):
                 return  # They die with it: the last of them hires.
@@ -287,12 +308,22 @@ class _Pool:
             if len(given) >= (1 if alone or len(self._tickets) <= starting else self._lanes):
                 return
             ticket = self._tickets.popleft()
-            shard = ticket.shard
-            ref = actor.process.remote(shard, ticket.records(), tuple(ticket.poison.values()))
-            self._busy[ref] = _Call(actor, ticket, time.monotonic() + self._options.shard_s + self._options.box_s * shard.boxes)
+            ref = actor.process.remote(ticket.shard, ticket.records(), tuple(ticket.poison.values()))
+            self._busy[ref] = _Call(actor, ticket, time.monotonic() + self._patience(ticket))
             given.append(ticket)
         if not given:
-            ray.kill(actor)
+            _end(actor)
+
+    def _patience(self, ticket: Ticket) -> float:
+        """Give the seconds that the next call for a shard may take; its records alone take as long as their own boxes."""
+        alone, boxes = ticket.records(), ticket.shard.boxes
+        return self._options.shard_s + self._options.box_s * (boxes if alone is None else min(boxes, sum(map(self._boxes, alone))))
+
+
+def _end(actor: Any) -> None:
+    # Of one that is gone already nothing is asked.
+    with contextlib.suppress(Exception):
+        ray.kill(actor)
 
 
 def _stop(error: ray_errors.RayTaskError, call: _Call) -> AutopolyError:

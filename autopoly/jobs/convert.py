@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -100,12 +101,13 @@ def _convert(options: ConvertOptions, setup: Setup, progress: Callback | None) -
     setup = isolated(setup, options)
     todo = shards_to_run(options.out, setup, state)
     # Closed here, so that no worker outlives an interruption, whoever still holds its traceback.
-    with contextlib.closing(_track(_outcomes(options, setup, todo, state.retry), setup, todo, started)) as steps:
+    counts = Counter(failures=_failures_before(options.out / run_folder.PARTS, setup))
+    with contextlib.closing(_track(_outcomes(options, setup, todo, state.retry), setup, todo, counts, started)) as steps:
         for done in steps:
             if progress is not None:
                 progress(done)
     with parts.writing(options.out), run_folder.staging(options.out) as staged:
-        run = _finish(options, setup, state, staged, sum(shard.boxes for shard in todo), started)
+        run = _finish(options, setup, state, staged, counts["answered"], started)
     run = _report(options, setup, run)
     _check_score(options, run)
     return _summary(options.out, run)
@@ -148,20 +150,28 @@ def _outcomes(options: ConvertOptions, setup: Setup, todo: list[Shard], retry: b
     from autopoly.execute import ray_pool
 
     pool = ray_pool.PoolOptions(setup.workers, options.address, gpu=setup.device == "cuda", shard_s=options.shard_timeout)
-    return ray_pool.run(make, todo, pool, lambda shard: parts.read_in_hand(parts.in_hand_path(folder, shard.number, setup.mark)))
+    counts = setup.dataset.counts
+    return ray_pool.run(make, todo, pool, lambda shard: parts.in_hand_path(folder, shard.number, setup.mark), lambda at: int(counts[at]))
 
 
-def _track(outcomes: Iterator[Outcome], setup: Setup, todo: list[Shard], started: float) -> Generator[Progress]:
+def _failures_before(folder: Path, setup: Setup) -> int:
+    """Count the failures in the parts of an earlier start."""
+    left = {shard.number for shard in parts.missing(setup.shards, folder, setup.mark)}
+    done = [parts.part_path(folder, shard.number, setup.mark) for shard in setup.shards if shard.number not in left]
+    return sum(row.code is not None for path in done for row in part_rows.decode(path, setup.mark, polygons=False))
+
+
+def _track(outcomes: Iterator[Outcome], setup: Setup, todo: list[Shard], counts: Counter[str], started: float) -> Generator[Progress]:
+    """Say after each shard how far the run is; add to ``counts`` what workers counted."""
     total = setup.boxes
-    before = total - sum(shard.boxes for shard in todo)
-    boxes, failed = before, 0
+    boxes = before = total - sum(shard.boxes for shard in todo)
     for outcome in outcomes:
         boxes += outcome.shard.boxes
-        failed += outcome.counts["failures"]
-        yield Progress(boxes, total, before, failed, time.monotonic() - started)
+        counts.update(outcome.counts)
+        yield Progress(boxes, total, before, counts["failures"], time.monotonic() - started)
 
 
-def _finish(options: ConvertOptions, setup: Setup, state: run_folder.State, staged: Path, boxes_run: int, started: float) -> dict[str, Any]:
+def _finish(options: ConvertOptions, setup: Setup, state: run_folder.State, staged: Path, answered: int, started: float) -> dict[str, Any]:
     # Parquet first: COCO holds an object with holes as run lengths alone.
     before = _result(options.out, setup, ("parquet", "coco")) if state.retry else None
     whole = merge.Parts(setup.dataset, setup.shards, options.out / run_folder.PARTS, setup.mark, setup.categories, before)
@@ -188,7 +198,7 @@ def _finish(options: ConvertOptions, setup: Setup, state: run_folder.State, stag
         "counts": {key: tally.counts[key] for key in merge.KEYS},
         "failures": failed,
         "seconds": round(seconds, 3),
-        "boxes_per_second": round(boxes_run / seconds, 3) if seconds > 0 else 0.0,
+        "boxes_per_second": round(answered / seconds, 3) if seconds > 0 else 0.0,
         "notes": list(dict.fromkeys((*setup.notes, *notes_of(options, setup.dataset, bool(setup.shards)), *_maskless(options, tally)))),
         "outputs": run_folder.outputs(staged, extra),
     }

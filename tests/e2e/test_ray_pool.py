@@ -60,6 +60,10 @@ def dying(threads):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def no_note(shard):
+    return Path("no-note")
+
+
 @pytest.fixture(autouse=True)
 def by_value(ray_session):
     import ray
@@ -71,7 +75,7 @@ def run(folder, moods, workers=2, **waits):
     shards = plan(COUNTS)
     make = partial(Moody, folder=str(folder), moods=moods)
     options = ray_pool.PoolOptions(workers=workers, **waits)
-    return shards, ray_pool.run(make, shards, options, lambda s: parts.read_in_hand(parts.in_hand_path(folder, s.number, MARK)))
+    return shards, ray_pool.run(make, shards, options, lambda s: parts.in_hand_path(folder, s.number, MARK), COUNTS.__getitem__)
 
 
 def contents(folder):
@@ -127,9 +131,9 @@ def test_an_error_stops_at_once_in_one_line(tmp_path, mood, kind, text):
 def test_a_worker_that_cannot_start_stops_the_run(tmp_path):
     options = ray_pool.PoolOptions(workers=2)
     with pytest.raises(CheckpointError, match="no weights here"):
-        list(ray_pool.run(broken, plan(COUNTS), options, lambda shard: []))
+        list(ray_pool.run(broken, plan(COUNTS), options, no_note, COUNTS.__getitem__))
     with pytest.raises(RunError, match="died 3 times while it loaded"):
-        list(ray_pool.run(dying, plan(COUNTS), options, lambda shard: []))
+        list(ray_pool.run(dying, plan(COUNTS), options, no_note, COUNTS.__getitem__))
 
 
 def test_more_workers_than_processors_still_run(tmp_path):
@@ -138,7 +142,7 @@ def test_more_workers_than_processors_still_run(tmp_path):
 
 
 def test_no_shards_do_not_start_ray(tmp_path):
-    assert list(ray_pool.run(broken, [], ray_pool.PoolOptions(workers=2), lambda shard: [])) == []
+    assert list(ray_pool.run(broken, [], ray_pool.PoolOptions(workers=2), no_note, COUNTS.__getitem__)) == []
 
 
 @pytest.mark.parametrize(

@@ -35,9 +35,9 @@ def corners(box, inset):
 NETWORK = replace(inscribed.network(), load=lambda *_: Framer())
 
 
-def run(source, out, **options):
+def run(source, out, progress=None, **options):
     asked = ConvertOptions(source=source, out=out, workers=0, device="cpu", score=False, **options)
-    return convert(asked, network=NETWORK)
+    return convert(asked, progress, NETWORK)
 
 
 def annotation(number, image, category=1):
@@ -111,3 +111,28 @@ def test_damaged_failures_are_left_by_overwrite(failed, tmp_path):
         with pytest.raises(RunError, match=r"cannot be read .*; run again with --overwrite"):
             run(source, tmp_path / "out", retry_failures=True)
     assert run(source, tmp_path / "out", overwrite=True).exit_code == 0
+
+
+def test_speed_counts_the_boxes_that_were_outlined(tmp_path):
+    source = write(tmp_path / "data", ("a.png",), [annotation(n, 0, category=1 + (n > 0)) for n in range(200)])
+    summary = run(source, tmp_path / "out", categories=("cup",))
+    assert summary.boxes_per_second * summary.seconds == pytest.approx(1, abs=0.1)
+
+
+def test_progress_counts_the_failures_of_an_earlier_start(tmp_path):
+    names = tuple(f"{n}.png" for n in range(4))
+    source = write(tmp_path / "data", names, [annotation(n, n // 60) for n in range(240)])
+    (source.parent / "images/0.png").unlink()
+
+    class Cut(Exception):
+        pass
+
+    def stop(progress):
+        raise Cut
+
+    with pytest.raises(Cut):
+        run(source, tmp_path / "out", stop)
+    seen = []
+    assert run(source, tmp_path / "out", seen.append).failures == {"image_missing": 60}
+    assert seen[0].boxes_before > 0
+    assert {one.failures for one in seen} == {60}

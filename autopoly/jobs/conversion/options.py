@@ -67,7 +67,7 @@ class ConvertOptions:
             (not 0 <= self.tolerance < float("inf"), f"--tolerance {self.tolerance}: expected 0 px or more"),
             (not 0 <= self.min_quality <= 1, f"--min-quality {self.min_quality}: expected a fraction between 0 and 1"),
             (self.limit is not None and self.limit < 1, f"--limit {self.limit}: expected 1 image or more"),
-            (not self.shard_timeout > 0, f"--shard-timeout {self.shard_timeout}: expected more than 0 s"),
+            (not self.shard_timeout > 0, f"shard_timeout {self.shard_timeout}: expected more than 0 s"),
             (
                 self.components_from_truth and self.mode != "per-component",
                 "--components-from-truth: needs --mode per-component",
@@ -84,7 +84,7 @@ class ConvertOptions:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is: boxes of finished shards (with those of an earlier start), failures, seconds since this start."""
+    """How far a run is: boxes of finished shards and failures (with those of an earlier start), seconds since this start."""
 
     boxes: int
     boxes_total: int

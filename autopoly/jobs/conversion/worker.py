@@ -69,7 +69,10 @@ class ConvertWorker:
         self._stopped = True
 
     def process(self, shard: Shard, records: Sequence[int] | None = None, poison: Sequence[Poison] = ()) -> Mapping[str, int]:
-        """Run a shard and commit its part, or run ``records`` alone and commit nothing. Groups never cross a shard."""
+        """Run a shard and commit its part, or run ``records`` alone and commit nothing. Groups never cross a shard.
+
+        Counted are ``answered`` (boxes the network was asked about) and ``failures``.
+        """
         note = parts.in_hand_path(self._work.folder, shard.number, self._work.mark)
         left_out = {one.record: one for one in poison}
         try:
@@ -82,7 +85,8 @@ class ConvertWorker:
             # Only the death of the process leaves a note behind.
             with contextlib.suppress(OSError):
                 note.unlink(missing_ok=True)
-        return {"boxes": shard.boxes, "rows": len(rows), "failures": sum(row.code is not None for row in rows)}
+        answered = sum(row.mask_source != "kept" and row.stage in (None, "predict") for row in rows)
+        return {"answered": answered, "failures": sum(row.code is not None for row in rows)}
 
     def _rows(self, groups: Iterator[list[_Job]], note: Path | None) -> list[Row]:
         """Decode one group ahead of the one that is predicted; ``note`` names the records of both, since either may be deadly."""
