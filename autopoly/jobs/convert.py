@@ -96,7 +96,7 @@ def _convert(options: ConvertOptions, setup: Setup, progress: Callback | None) -
         return _summary(options.out, run, already=not unreported)
     if state.name == "new":
         with parts.writing(options.out):
-            run_folder.begin(options.out, setup.inputs, state.retry)
+            run_folder.begin(options.out, setup.inputs, state)
     run_folder.note_device(options.out, setup.device)
     setup = isolated(setup, options)
     todo = shards_to_run(options.out, setup, state)

@@ -132,6 +132,15 @@ def test_pictures_of_an_earlier_run_make_room(tmp_path):
     }
 
 
+def test_pictures_of_an_earlier_run_go_with_it(tmp_path):
+    embedded(tmp_path / "source", ["a.png"])
+    ways = [{"write_images": True}, {"tolerance": 1.0}, {"write_images": True}]
+    for way, names in zip(ways, (["a.png"], [], ["a.png"]), strict=True):
+        summary = run(tmp_path / "source", tmp_path / "out", bbox_format="xywh", overwrite=True, **way)
+        assert sorted(path.name for path in (tmp_path / "out/images").glob("*")) == names
+        assert ("images" in summary.outputs) == bool(names)
+
+
 def test_a_retry_keeps_the_sizes_that_are_known(tmp_path):
     rows = embedded(tmp_path / "source", ["a.png", "b.png"], size=False)
     rows[1]["image"]["bytes"] = b"no picture"

@@ -38,11 +38,15 @@ HOLDS = {
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """How a folder stands to the run that is asked for. ``run`` is a finished run's run.json, ``retry`` whether to run failed rows only."""
+    """How a folder stands to the run that is asked for. ``run`` is a finished run's run.json, ``retry`` whether to run failed rows only.
+
+    ``pictures`` says that images/ is there and an earlier run's.
+    """
 
     name: Literal["new", "unfinished", "finished"]
     retry: bool
     run: Mapping[str, Any] | None = None
+    pictures: bool = False
 
 
 def examine(out: Path, source: Path, inputs: Mapping[str, Any], retry: bool, overwrite: bool) -> State:
@@ -63,7 +67,7 @@ def examine(out: Path, source: Path, inputs: Mapping[str, Any], retry: bool, ove
         unreadable = True
     if started is not None and started["inputs"] == inputs and not (overwrite and started.get("retry")):
         return State("unfinished", bool(started.get("retry")), run)
-    ours = (run is not None and PICTURES in run["outputs"]) or (started is not None and started["inputs"].get("write_images"))
+    ours = (run is not None and PICTURES in run["outputs"]) or bool(started is not None and started["inputs"].get("write_images"))
     if inputs.get("write_images") and not ours and (out / PICTURES).exists():
         raise RunError(
             f"{out}: has {PICTURES}, but not from a run of autopoly, and --write-images would write there; choose another folder"
@@ -71,7 +75,7 @@ def examine(out: Path, source: Path, inputs: Mapping[str, Any], retry: bool, ove
     if overwrite and started is None and run is not None and unreported(run) and run["inputs"] == inputs:
         return State("finished", False, run)
     if overwrite and (started is not None or run is not None or unreadable):
-        return State("new", False, run)
+        return State("new", False, run, ours)
     for before, word in ((started and started["inputs"], "an unfinished"), (run and run["inputs"], "a finished")):
         if before and before != inputs:
             reasons = "; ".join(parts.differences(before, inputs))
@@ -109,18 +113,18 @@ def unreported(run: Mapping[str, Any]) -> bool:
     return REPORT not in run["outputs"]
 
 
-def begin(out: Path, inputs: Mapping[str, Any], retry: bool) -> None:
+def begin(out: Path, inputs: Mapping[str, Any], state: State) -> None:
     """Start a new run: clear what an abandoned one left in parts/, commit the plan. Earlier results stay until the new ones are whole."""
     folder = out / PARTS
     parts.remove(folder)
     # A worker that outlived its killed driver may have put a part there in the meantime: its name says to which run it belongs.
     folder.mkdir(parents=True, exist_ok=True)
-    if inputs.get("write_images") and not retry:
-        shutil.rmtree(out / PICTURES, ignore_errors=True)  # copies that an earlier run made
-    if retry:
+    if state.pictures:
+        shutil.rmtree(out / PICTURES, ignore_errors=True)
+    if state.retry:
         # The rows to run again must not change under a run that is killed while it puts its new results in place.
         parts.commit(folder / FAILURES, (out / FAILURES).read_bytes())
-    parts.write_plan(folder, {"inputs": dict(inputs), "retry": retry})
+    parts.write_plan(folder, {"inputs": dict(inputs), "retry": state.retry})
 
 
 def inputs_before(out: Path) -> dict[str, Any] | None:
