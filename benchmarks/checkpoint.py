@@ -33,10 +33,11 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|---|---|")
     for name in datasets(args.folder, args.only):
         result = results[name] = measure(args.folder / name, PER_INSTANCE, args.checkpoint, args.jitter)
+        rank = result["quality_spearman"]
         print(
             f"| {name} | {result['n']} | {percent(result['miou_instances'], result['ci95']['miou_instances'])} "
             f"| {percent(result['all']['miou_instances'])} | {percent(result['miou'])} | {percent(result['f_1px'])} "
-            f"| {percent(result['f_2px'])} | {percent(result['map'])} | {result['quality_spearman']:.2f} "
+            f"| {percent(result['f_2px'])} | {percent(result['map'])} | {'' if rank is None else f'{rank:.2f}'} "
             f"| {result['boxes_per_second']:.0f} |",
             flush=True,
         )

@@ -94,7 +94,7 @@ def compare(folder: Path, checkpoint: str | None, whole: bool, limit: int | None
 
 
 def parts_of(table: Table, truth: Dataset) -> NDArray[np.int64]:
-    """Count the parts (N,) of each measured truth: 4-connected, at least ``PART_SHARE`` of its area."""
+    """Count the parts (N,) of each measured truth: 8-connected as in a score, at least ``PART_SHARE`` of its area."""
     counts = []
     for row in table.rows:
         record = truth.record(row.image)
@@ -102,7 +102,8 @@ def parts_of(table: Table, truth: Dataset) -> NDArray[np.int64]:
         assert mask is not None
         size = record.size
         assert size is not None
-        _, _, stats, _ = cv2.connectedComponentsWithStats(raster.decode(raster.of_mask(mask, size)).astype(np.uint8), connectivity=4)
+        drawn = raster.decode(raster.of_mask(mask, size)).astype(np.uint8)
+        _, _, stats, _ = cv2.connectedComponentsWithStats(drawn, connectivity=raster.CONNECTIVITY)
         areas = stats[1:, cv2.CC_STAT_AREA]
         counts.append(int((areas >= PART_SHARE * areas.sum()).sum()))
     return np.array(counts, np.int64)

@@ -49,14 +49,14 @@ def boundary_f(prediction: NDArray[np.uint8], truth: NDArray[np.uint8], radii: S
     """Give boundary F of two (H, W) masks of zeros and ones over the same window, one value per radius in pixels.
 
     With P the share of predicted boundary within r of the true one and R the share of true boundary within r of the predicted, F = 2PR /
-    (P + R). F = 1 where both boundaries are empty, 0 where one is.
+    (P + R). F = 0 where one boundary is empty, or one mask (a whole image has no boundary either); else 1 where both are.
     """
     if prediction.size == 0:
         return (1.0,) * len(radii)
     predicted_edges, true_edges = boundary_map(prediction), boundary_map(truth)
     predicted, true = cv2.countNonZero(predicted_edges), cv2.countNonZero(true_edges)
     if not predicted or not true:
-        return (float(predicted == true),) * len(radii)
+        return (float(predicted == true and bool(prediction[0, 0]) == bool(truth[0, 0])),) * len(radii)
     values = []
     for radius in radii:
         element = disk(radius)

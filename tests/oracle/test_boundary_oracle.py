@@ -23,7 +23,7 @@ def naive_edges(mask: np.ndarray) -> set[tuple[int, int]]:
 def naive_f(prediction: np.ndarray, truth: np.ndarray, radius: int) -> float:
     a, b = naive_edges(prediction), naive_edges(truth)
     if not a and not b:
-        return 1.0
+        return float(prediction.any() == truth.any())
     if not a or not b:
         return 0.0
 
@@ -50,6 +50,12 @@ def test_f_is_that_of_a_loop_over_pixels(seed: int) -> None:
     truth = np.roll(prediction, 1, seed % 2) if seed % 3 else blob(random, size)
     assert boundary_f(prediction, truth) == pytest.approx((naive_f(prediction, truth, 1), naive_f(prediction, truth, 2)), abs=1e-12)
     assert {tuple(at) for at in np.argwhere(boundary_map(truth)).tolist()} == naive_edges(truth)
+
+
+def test_nothing_is_not_the_whole_image_though_neither_has_a_boundary() -> None:
+    nothing, whole = np.zeros((9, 7), np.uint8), np.ones((9, 7), np.uint8)
+    assert boundary_f(nothing, whole) == boundary_f(whole, nothing) == (0.0, 0.0)
+    assert boundary_f(nothing, nothing) == boundary_f(whole, whole) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize("seed", range(30))

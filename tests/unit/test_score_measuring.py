@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -14,6 +16,7 @@ from autopoly.errors import DataError
 from autopoly.geometry import raster
 from autopoly.jobs.score import measure_dataset, score_datasets
 from autopoly.jobs.scoring.measuring import ScoreOptions, measure
+from autopoly.jobs.scoring.objects import components, target
 from autopoly.jobs.scoring.scoreboard import delta
 from autopoly.types import Category, Header, Id, Instance, Polygon, Record, Rle
 
@@ -258,6 +261,23 @@ def test_components_are_scored_one_by_one_or_merged() -> None:
     assert merged["miou"] == pytest.approx((900 / 1000 + 180 / (220 + 25)) / 2, abs=1e-6)
     assert parts["miou"] == pytest.approx((1 + 0 + 1 + 80 / 120) / 4, abs=1e-6)
     assert parts["convention"]["per"] == "component"
+
+
+def test_many_components_are_cut_one_by_one_in_time_that_grows_with_their_pixels() -> None:
+    mask = np.random.default_rng(0).random((300, 280)) < 0.25
+    mask[:, :40] = True  # runs over the full height go on in the next column
+    begun = time.process_time()
+    found = components(target(one(1, mask=raster.encode(mask), box=(0, 0, 280, 300)), (300, 280)))
+    assert time.process_time() - begun < 2
+    labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[1]
+    assert len(found) == labels.max() > 3000
+    assert [part.runs.area for part in found] == sorted(np.bincount(labels.ravel())[1:], reverse=True)
+    whole = np.zeros((300, 280), int)
+    for part in found:
+        drawn = raster.decode(part.rle)
+        assert len(np.unique(labels[drawn])) == 1
+        whole += drawn
+    assert (whole == mask).all()
 
 
 def test_deltas_are_paired_and_name_what_got_worse() -> None:

@@ -73,8 +73,13 @@ def components(whole: Target) -> list[Target]:
     mask = cut(whole.runs, window)
     if not mask.any():
         return []
-    count, labels = cv2.connectedComponents(mask, connectivity=raster.CONNECTIVITY)
-    parts = [paste((labels == label).astype(np.uint8), window, whole.rle.size) for label in range(1, count)]
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=raster.CONNECTIVITY)
+    parts = []
+    for label in range(1, count):
+        left, top, width, height = stats[label, : cv2.CC_STAT_AREA].tolist()
+        part = (labels[top : top + height, left : left + width] == label).astype(np.uint8)
+        left, top = left + window[0], top + window[1]
+        parts.append(paste(part, (left, top, left + width, top + height), whole.rle.size))
     return [_part(whole, part, ()) for part in sorted(parts, key=lambda part: -part.area)]
 
 
