@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-EVERY = 5.0
-"""Seconds between plain lines of progress."""
 ROWS = (
     ("miou", "mIoU, by category"),
     ("miou_instances", "mIoU, by instance"),
@@ -106,6 +104,8 @@ def _progress(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
     """Show instances done: a bar on a terminal, a plain line every few seconds elsewhere."""
     from rich.console import Console
     from rich.progress import Progress
+
+    from autopoly.cli.progress import EVERY
 
     if quiet:
         yield None
