@@ -12,7 +12,7 @@ import inscribed
 import pytest
 
 from autopoly.cli import main
-from autopoly.errors import DataError
+from autopoly.errors import DataError, RunError
 from autopoly.jobs.convert import ConvertOptions, convert, set_up
 from autopoly.jobs.score import score_run
 from autopoly.jobs.source import Source
@@ -213,6 +213,18 @@ def test_polygons_are_there_before_they_are_scored_and_a_start_goes_on_with_the_
     told, whole = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("out", "whole"))
     assert (told["outputs"], told["notes"], told["truths"]) == (whole["outputs"], whole["notes"], whole["truths"])
     assert convert(replace(options, overwrite=False), network=inscribed.network()).already
+
+
+def test_polygons_that_are_gone_before_they_are_scored_are_made_again_by_overwrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ConvertOptions(source=inscribed.make_dataset(tmp_path / "made"), out=tmp_path / "out", workers=0, device="cpu")
+    with monkeypatch.context() as patched:
+        patched.setattr("autopoly.jobs.convert.score_run", stop)
+        with pytest.raises(KeyboardInterrupt):
+            convert(options, network=inscribed.network())
+    (tmp_path / "out/annotations.json").unlink()
+    with pytest.raises(RunError, match=r"annotations.json is missing; use --overwrite"):
+        convert(options, network=inscribed.network())
+    assert "score.json" in convert(replace(options, overwrite=True), network=inscribed.network()).outputs
 
 
 def stop(*_: Any) -> None:

@@ -72,7 +72,8 @@ def examine(out: Path, source: Path, inputs: Mapping[str, Any], retry: bool, ove
         raise RunError(
             f"{out}: has {PICTURES}, but not from a run of autopoly, and --write-images would write there; choose another folder"
         )
-    if overwrite and started is None and run is not None and unreported(run) and run["inputs"] == inputs:
+    absent = [name for name in run["outputs"] if not (out / name).exists()] if run is not None else []
+    if overwrite and started is None and run is not None and unreported(run) and run["inputs"] == inputs and not absent:
         return State("finished", False, run)
     if overwrite and (started is not None or run is not None or unreadable):
         return State("new", False, run, ours)
@@ -83,7 +84,6 @@ def examine(out: Path, source: Path, inputs: Mapping[str, Any], retry: bool, ove
                 reasons += " (--accept-device-change goes on all the same, and records it)"
             raise RunError(f"{out}: holds {word} run with other input or options: {reasons}; use another folder or --overwrite")
     if run is not None:
-        absent = [name for name in run["outputs"] if not (out / name).exists()]
         if absent:
             raise RunError(f"{out}: {RUN} says finished, but {', '.join(absent)} is missing; use --overwrite to run again")
         return State("new", True, run) if retry and run["failures"] else State("finished", False, run)
