@@ -103,15 +103,18 @@ class ParquetDataset:
         numbers = self._index.rows_of(index)
         rows = self._table.rows(numbers)
         data = self._table.picture_of(numbers[0])
-        image, problem, listed = self._image(rows[0], index, data)
+        image, problem, listed = self._image(rows[0], index, data, self._table.where(numbers[0]))
         size = size_from(image.get("height"), image.get("width"))
         start = int(self._starts[index])
         if self._layout.own:
-            annotations = [_own_annotation(row) for row in rows if not _is_empty(row)]
+            renamed = {} if self._index.new_ids.of(index) is None else {"image_id": image["id"]}
+            annotations = [_own_annotation(row) | renamed for row in rows if not _is_empty(row)]
         elif self._layout.kind == "rows":
             annotations = [self._from_row(row) for row in rows if not self._has_no_box(row)]
         else:
             annotations = self._from_lists(rows[0], numbers[0])
+        if len(annotations) != self.counts[index]:
+            raise DataError(f"{self._table.where(numbers[0])}: changed while it was being used; run again")
         kept = [row for row in rows if not _is_empty(row)] if self._layout.own else [None] * len(annotations)
         instances = tuple(
             self._instance(annotation, start + place, image["id"], size, row)
@@ -120,31 +123,32 @@ class ParquetDataset:
         name = image.get("file_name")
         return Record(index, image["id"], name if isinstance(name, str) else "", size, instances, data, listed, problem, image)
 
-    def _image(self, row: Mapping[str, Any], index: int, data: bytes | None) -> tuple[dict[str, Any], Problem | None, bool]:
+    def _image(self, row: Mapping[str, Any], index: int, data: bytes | None, where: str) -> tuple[dict[str, Any], Problem | None, bool]:
         """Give the COCO image of a record, what is wrong with it, and whether the source lists it."""
+        listed = True
         if self._layout.own:
             image, extra = image_from(row), _extra(row)
-            if "_image" in extra and extra["_image"] is None:
-                image.setdefault("id", "")
-                line = f"image {image['id']!r} is not among the source's images; add it there"
-                return image, Problem("image_not_listed", line), False
+            listed = "_image" not in extra or extra["_image"] is not None
             if isinstance(held := extra.get("_image"), dict):
                 image = merged(image, held)
-            if not is_id(image.get("id")):
-                image["id"] = "" if image.get("id") is None else str(image["id"])
         else:
             image = self._foreign_image(row, index, data)
+        new_id = self._index.new_ids.of(index)
+        if new_id is not None or not is_id(image.get("id")):
+            given = image.get("id")
+            image["id"] = new_id if new_id is not None else "" if given is None else str(given)
+        if not listed:
+            return image, Problem("image_not_listed", f"image {image['id']!r} is not among the source's images; add it there"), False
         name = image.get("file_name")
         if not isinstance(name, str) or not name:
-            return image, Problem("image_missing", f"image {image['id']!r} has no file name; add one"), True
+            return image, Problem("image_missing", f"{where}: image {image['id']!r} has no file name; add one"), True
         return image, outside_root(name), True
 
     def _foreign_image(self, row: Mapping[str, Any], index: int, data: bytes | None) -> dict[str, Any]:
         roles = self._layout.of_image
         found = {role: _nested(row, name) for role, name in roles.items()}
         name = found.get("file_name")
-        image_id = found.get("image_id")
-        image: dict[str, Any] = {"id": image_id if is_id(image_id) else index + 1 if image_id is None else str(image_id)}
+        image: dict[str, Any] = {"id": found.get("image_id")}
         if data is not None:
             # The picture is here, and only needs a name of its own.
             name = embedded_name(name) or f"{index:08d}{next((ending for start, ending in ENDINGS if data.startswith(start)), '.img')}"

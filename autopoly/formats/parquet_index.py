@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from autopoly import images as pictures
 from autopoly.errors import DataError
 from autopoly.formats.base import guess_convention, is_id, is_number, outside_root, size_from
+from autopoly.formats.parquet_images import NewIds, RowKeys
 from autopoly.formats.parquet_layout import Layout
 from autopoly.formats.parquet_table import Table
 from autopoly.types import Category, Id, Record
@@ -32,6 +34,7 @@ class Index:
     order: NDArray[np.int64] | None
     repeated: NDArray[np.bool_]
     """Of each record: whether its embedded picture has the name of an earlier one."""
+    new_ids: NewIds
     stops: NDArray[np.int64]
     counts: NDArray[np.int64]
     categories: tuple[Category, ...]
@@ -54,18 +57,19 @@ def build(table: Table, layout: Layout, root: str) -> Index:
         scan.add(rows)
     convention, reason = guess_convention(*scan.sample(root))
     order, stops, counts, notes = scan.grouped()
+    new_ids, told = scan.keys.new_ids(slice(None) if order is None else order[np.append(0, stops)[:-1]])
+    notes += told
     repeated = scan.repeated(order, stops)
     if count := int(repeated.sum()):
         notes.append(f"{count} pictures have the name of an earlier one: the number of their record is added to it")
-    return Index(order, repeated, stops, counts, _categories(scan.labels, layout), convention, reason, tuple(notes))
+    return Index(order, repeated, new_ids, stops, counts, _categories(scan.labels, layout), convention, reason, tuple(notes))
 
 
 class _Scan:
     def __init__(self, table: Table, layout: Layout) -> None:
         self._table, self._layout = table, layout
         self._row = 0
-        self._place: dict[Any, int] = {}
-        self._owners: list[NDArray[np.int64]] = []
+        self.keys = RowKeys()
         self._filled: list[NDArray[np.int64]] = []
         self._boxes: list[tuple[int, Any, tuple[int, int] | None]] = []
         self._names: list[NDArray[np.int64]] = []
@@ -84,29 +88,24 @@ class _Scan:
             self._add_boxes(rows)
         else:
             self._add_images(rows)
+        ids, files = (self._of_image(rows, role) for role in ("image_id", "file_name"))
+        self.keys.add(ids, files)
         if self._named:
-            names = map(embedded_name, _column(rows, self._layout.of_image["file_name"]).to_pylist())
+            names = map(embedded_name, files.to_pylist())
             self._names.append(np.fromiter((hash(name) if name else self._row + place for place, name in enumerate(names)), np.int64))
         self._row += rows.num_rows
 
     def _add_boxes(self, rows: pa.Table) -> None:
         layout = self._layout
-        keys = _column(rows, layout.of_image.get("image_id") or layout.of_image["file_name"]).to_pylist()
-        owners = np.fromiter((self._place.setdefault(one, len(self._place)) for one in keys), np.int64, len(keys))
-        self._owners.append(owners)
-        boxes = _column(rows, layout.corners[0] if layout.corners else layout.of_object["bbox"])
-        labelled = pc.is_valid(boxes)
-        for role in ("category", "category_id"):
-            if role in layout.of_object:
-                labelled = pc.or_(labelled, pc.is_valid(_column(rows, layout.of_object[role])))
-        if layout.own:
-            labelled = pc.or_(labelled, pc.is_valid(_column(rows, "annotation_id")))
-        self._filled.append(labelled.to_numpy(zero_copy_only=False).astype(np.int64))
+        names = [*layout.corners, *(layout.of_object[role] for role in ("bbox", "category", "category_id") if role in layout.of_object)]
+        # A row without any of these stands for an image without boxes.
+        held = [pc.is_valid(_column(rows, name)) for name in (*names, *(["annotation_id"] if layout.own else []))]
+        self._filled.append(functools.reduce(pc.or_, held).to_numpy(zero_copy_only=False).astype(np.int64))
         self._collect(self._object(rows, "category_id"), self._object(rows, "category"))
         if not layout.corners and len(self._boxes) < SAMPLE:
-            heights, widths = self._sizes(rows)
-            held = boxes.slice(0, SAMPLE).to_pylist()
-            self._boxes += [(self._row + place, box, size_from(heights[place], widths[place])) for place, box in enumerate(held)]
+            heights, widths = (self._of_image(rows, role).to_pylist() for role in ("height", "width"))
+            boxes = _column(rows, layout.of_object["bbox"]).slice(0, SAMPLE).to_pylist()
+            self._boxes += [(self._row + place, box, size_from(heights[place], widths[place])) for place, box in enumerate(boxes)]
 
     def _add_images(self, rows: pa.Table) -> None:
         boxes = self._object(rows, "bbox")
@@ -129,7 +128,7 @@ class _Scan:
         ]
         self._collect(*flat)
         if len(self._boxes) < SAMPLE:
-            heights, widths = self._sizes(rows)
+            heights, widths = (self._of_image(rows, role).to_pylist() for role in ("height", "width"))
             for place, held in enumerate(boxes.slice(0, SAMPLE).to_pylist()):
                 size = size_from(heights[place], widths[place])
                 self._boxes += [(self._row + place, box, size) for box in held or []]
@@ -153,13 +152,9 @@ class _Scan:
         kind = pa.list_(held.type.value_type.field(name).type)
         return pa.array([None if one is None else [(each or {}).get(name) for each in one] for one in held.to_pylist()], type=kind)
 
-    def _sizes(self, rows: pa.Table) -> tuple[list[Any], list[Any]]:
-        nothing: list[Any] = [None] * rows.num_rows
-        height, width = (self._layout.of_image.get(role) for role in ("height", "width"))
-        return (
-            nothing if height is None else _column(rows, height).to_pylist(),
-            nothing if width is None else _column(rows, width).to_pylist(),
-        )
+    def _of_image(self, rows: pa.Table, role: str) -> Any:
+        name = self._layout.of_image.get(role)
+        return pa.nulls(rows.num_rows) if name is None else _column(rows, name)
 
     def _collect(self, numbers: Any, names: Any) -> None:
         """Note each pair of category id and name that occurs."""
@@ -206,10 +201,10 @@ class _Scan:
         filled = np.concatenate([np.zeros(0, np.int64), *self._filled])
         if self._layout.kind != "rows":
             return None, np.arange(1, len(filled) + 1), filled, []
-        owners = np.concatenate([np.zeros(0, np.int64), *self._owners])
+        owners = self.keys.owners(self._table.starts, self._table.picture_of)
         order = np.argsort(owners, kind="stable")
-        stops = np.cumsum(np.bincount(owners, minlength=len(self._place)))
-        counts = np.bincount(owners, weights=filled, minlength=len(self._place)).astype(np.int64)
+        stops = np.cumsum(np.bincount(owners))
+        counts = np.bincount(owners, weights=filled).astype(np.int64)
         scattered = len(owners) > 1 and bool((np.diff(owners) < 0).any())
         notes = ["the rows of an image are not together: reading is slower than from a file sorted by image"] if scattered else []
         return order, stops, counts, notes

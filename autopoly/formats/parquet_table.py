@@ -50,7 +50,8 @@ class Table:
         self._groups = [(number, group) for number, file in enumerate(self.files) for group in range(file.num_row_groups)]
         sizes = [self.files[number].metadata.row_group(group).num_rows for number, group in self._groups]
         self._stops = np.cumsum([0, *sizes])
-        self.length = int(self._stops[-1])
+        self.starts = np.cumsum([0, *(file.metadata.num_rows for file in self.files)])[:-1]
+        """The first row of each file."""
         self.picture: tuple[str, bool] | None = None
         self._decoded: OrderedDict[int, pa.Table] = OrderedDict()
         self._cursors: list[_Cursor] = []
@@ -59,8 +60,7 @@ class Table:
     def where(self, row: int) -> str:
         """Name a row for a person: its file and its number there, from 0."""
         number = self._groups[int(np.searchsorted(self._stops, row, side="right")) - 1][0]
-        before = sum(file.metadata.num_rows for file in self.files[:number])
-        return f"{self.paths[number]}: row {row - before}"
+        return f"{self.paths[number]}: row {row - int(self.starts[number])}"
 
     def scan(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Give some columns of every row group in turn."""
