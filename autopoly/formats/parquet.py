@@ -29,6 +29,8 @@ from autopoly.types import Category, Header, Id, Instance, Record
 __all__ = ["WRITES", "ParquetDataset", "matches", "read", "write"]
 
 WRITES = True
+RESULT, FAILURES = "annotations.parquet", "failures.parquet"
+"""In the folder of a finished run the second lies beside the first, and holds no boxes to read."""
 ENDINGS = (
     (b"\x89PNG", ".png"),
     (b"\xff\xd8", ".jpg"),
@@ -54,8 +56,8 @@ def read(path: Path, *, images: Path | None = None, bbox_format: str | None = No
     """Open Parquet annotations; raise DataError for files that are damaged, have no boxes, or lists of unequal length."""
     check_bbox_format(bbox_format)
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    if path / "annotations.parquet" in files:
-        files = [path / "annotations.parquet"]  # Beside it lies what failed in a run.
+    if path / RESULT in files:
+        files = [file for file in files if file.name != FAILURES]
     if not files:
         raise DataError(f"{path}: no .parquet files in this folder")
     return ParquetDataset(path, files, images, bbox_format)
@@ -67,11 +69,11 @@ class ParquetDataset:
     def __init__(self, path: Path, files: Sequence[Path], images: Path | None, bbox_format: str | None) -> None:
         """Count boxes; raise DataError for what cannot be read."""
         self._table, self.files = Table(files), files
-        self._layout: Layout = recognise(self._table.schema, str(files[0]))
+        self._layout = _layout_of(self._table)
         if self._layout.picture is not None:
             self._table.picture = (self._layout.picture, self._layout.picture_struct)
         self.image_root = picture_root(path if path.is_dir() else path.parent, images)
-        metadata = _own_metadata(self._table.schema.metadata or {})
+        metadata = _own_metadata(self._table.schemas[0].metadata or {})
         try:
             index: Index = build(self._table, self._layout, self.image_root)
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
@@ -219,6 +221,17 @@ class ParquetDataset:
             self._unsound.add(ordinal)
             self.header = with_note(self._opened, len(self._unsound))
         return replace(instance, box=box, problem=None if instance.crowd else problem, mask=polygons or instance.mask)
+
+
+def _layout_of(table: Table) -> Layout:
+    """Say what the columns mean, the same in every file; raise DataError for a file whose types make them mean something else."""
+    layouts = {id(schema): recognise(schema, str(path)) for path, schema in zip(table.paths, table.schemas, strict=True)}
+    first = layouts[id(table.schemas[0])]
+    for path, schema in zip(table.paths, table.schemas, strict=True):
+        # Names of categories, and fields that are only carried, may be in some files alone.
+        if replace(layouts[id(schema)], labels=first.labels, per_box=first.per_box) != first:
+            raise DataError(f"{path}: its columns are of other types than those of {table.paths[0].name}; write both in one way")
+    return first
 
 
 def _own_annotation(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from autopoly import images as pictures
 from autopoly.errors import DataError
 from autopoly.formats.base import guess_convention, is_id, is_number, outside_root, size_from
 from autopoly.formats.parquet_images import NewIds, RowKeys
-from autopoly.formats.parquet_layout import Layout
+from autopoly.formats.parquet_layout import Layout, is_list
 from autopoly.formats.parquet_table import Table
 from autopoly.types import Category, Id, Record
 
@@ -53,7 +53,7 @@ class Index:
 def build(table: Table, layout: Layout, root: str) -> Index:
     """Go once over ids, labels and boxes, a row group at a time; raise DataError for lists of unequal length, with the row."""
     scan = _Scan(table, layout)
-    for rows in table.scan(_leaves(table, scan.wanted())):
+    for rows in table.scan(scan.chosen):
         scan.add(rows)
     convention, reason = guess_convention(*scan.sample(root))
     order, stops, counts, notes = scan.grouped()
@@ -76,12 +76,19 @@ class _Scan:
         self._named = layout.picture is not None and not layout.own and "file_name" in layout.of_image
         self.labels: dict[tuple[Any, Any], None] = {}
 
-    def wanted(self) -> list[str]:
+    def chosen(self, leaves: list[str]) -> list[str]:
+        """Give those of a file's leaves that are looked at; a list of structs has two more steps in its path."""
         layout = self._layout
         inner = [layout.of_object[role] for role in ("bbox", "category_id", "category", "id") if role in layout.of_object]
         if layout.objects is not None:
             inner = [f"{layout.objects}.{name}" for name in inner]
-        return [*inner, *layout.corners, *layout.of_image.values()]
+        wanted = [*inner, *layout.corners, *layout.of_image.values(), *(["annotation_id"] if layout.own else [])]
+        bare = [".".join(step for step in leaf.split(".") if step not in ("list", "element", "item", "array")) for leaf in leaves]
+        return [
+            leaf
+            for leaf, short in zip(leaves, bare, strict=True)
+            if any(short == one or short.startswith(f"{one}.") or leaf == one for one in wanted)
+        ]
 
     def add(self, rows: pa.Table) -> None:
         if self._layout.kind == "rows":
@@ -114,7 +121,7 @@ class _Scan:
         self._filled.append(lengths)
         for role in ("category_id", "category", "id"):
             other = self._object(rows, role)
-            if other is None or not _is_list(other.type):
+            if other is None or not is_list(other.type):
                 continue
             there = pc.is_valid(other).to_numpy(zero_copy_only=False)
             uneven = np.flatnonzero((_lengths(other) != lengths) & there)
@@ -123,7 +130,7 @@ class _Scan:
                 told = f"{self._layout.of_object['bbox']} {lengths[row]}, {self._layout.of_object[role]} {_lengths(other)[row]}"
                 raise DataError(f"{self._table.where(self._row + row)}: lists of unequal length ({told}); each needs one entry a box")
         flat = [
-            None if one is None else pc.list_flatten(one) if _is_list(one.type) else None
+            None if one is None else pc.list_flatten(one) if is_list(one.type) else None
             for one in map(self._object_of(rows), ("category_id", "category"))
         ]
         self._collect(*flat)
@@ -146,7 +153,7 @@ class _Scan:
         if self._layout.objects is None:
             return _column(rows, name)
         held = _column(rows, self._layout.objects)
-        if not _is_list(held.type):
+        if not is_list(held.type):
             return pc.struct_field(held, name)
         # A list of structs: the field of each, under the lists' own offsets.
         kind = pa.list_(held.type.value_type.field(name).type)
@@ -217,21 +224,6 @@ def embedded_name(name: Any) -> str:
     return Path(name.replace("\\", "/")).name
 
 
-def _leaves(table: Table, wanted: Sequence[str]) -> list[str]:
-    """Give the file's leaves below the wanted columns; a list of structs has two more steps in its path."""
-    schema = table.files[0].schema
-    leaves = [schema.column(number).path for number in range(len(schema))]
-    bare = [".".join(step for step in leaf.split(".") if step not in ("list", "element", "item", "array")) for leaf in leaves]
-    own = set(wanted)
-    if table.schema.names and "annotation_id" in table.schema.names:
-        own.add("annotation_id")
-    return [
-        leaf
-        for leaf, short in zip(leaves, bare, strict=True)
-        if any(short == one or short.startswith(f"{one}.") or leaf == one for one in own)
-    ]
-
-
 def _categories(labels: Iterable[tuple[Any, Any]], layout: Layout) -> tuple[Category, ...]:
     """Give categories by id; labels without one are numbered from 1 by the alphabet, whatever the order of rows."""
     found: dict[Id, str] = {}
@@ -262,7 +254,3 @@ def _column(rows: pa.Table, name: str) -> Any:
 
 def _lengths(column: Any) -> NDArray[np.int64]:
     return np.asarray(pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False), dtype=np.int64)
-
-
-def _is_list(kind: Any) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))

@@ -74,7 +74,7 @@ def recognise(schema: pa.Schema, where: str) -> Layout:
     labels = _class_labels(schema.metadata or {})
     own = (
         types.keys() >= OWN
-        and all(_is_list(types[name]) or pa.types.is_null(types[name]) for name in NESTED)
+        and all(is_list(types[name]) or pa.types.is_null(types[name]) for name in NESTED)
         and all(_is_text(types[name]) for name in TEXTS)
     )
     for name, kind in types.items():
@@ -82,9 +82,9 @@ def recognise(schema: pa.Schema, where: str) -> Layout:
             of_object = {"bbox": box, **_roles(OBJECT_NAMES, inner)}
             of_image = _image_roles(types, picture, picture_struct, taken=())
             return Layout("objects", of_object, of_image, name, picture, picture_struct, labels=labels, per_box=tuple(inner))
-    box = _first(BOXES, [name for name, kind in types.items() if _is_list(kind)])
-    if box is not None and _is_list(types[box].value_type):
-        lists = [name for name, kind in types.items() if _is_list(kind)]
+    box = _first(BOXES, [name for name, kind in types.items() if is_list(kind)])
+    if box is not None and is_list(types[box].value_type):
+        lists = [name for name, kind in types.items() if is_list(kind)]
         of_object = {"bbox": box, **_roles(OBJECT_NAMES, lists)}
         of_image = _image_roles(types, picture, picture_struct, taken=of_object.values())
         return Layout("lists", of_object, of_image, None, picture, picture_struct, labels=labels, per_box=tuple(of_object.values()))
@@ -136,12 +136,13 @@ def _first(variants: Iterable[str], names: Iterable[str]) -> str | None:
 
 
 def _struct_in(kind: Any) -> list[str] | None:
-    if _is_list(kind):
+    if is_list(kind):
         kind = kind.value_type
     return [one.name for one in kind] if pa.types.is_struct(kind) else None
 
 
-def _is_list(kind: Any) -> bool:
+def is_list(kind: Any) -> bool:
+    """Say whether an Arrow type is one of lists."""
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 

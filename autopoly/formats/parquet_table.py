@@ -1,10 +1,14 @@
-"""Rows of one or more Parquet files by number, without holding them all: the columns asked for, and encoded pictures one at a time."""
+"""Rows of one or more Parquet files by number, without holding them all: the columns asked for, and encoded pictures one at a time.
+
+Times come to the microsecond, which is as fine as Python's own.
+"""
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,8 @@ from autopoly.storage import explain, source_of
 
 KEPT = 6
 """Row groups kept decoded, without pictures."""
+OPEN = 32
+"""Files kept open: a process may have a thousand or so, and a dataset more shards."""
 PICTURES = 8
 """Rows whose pictures are decoded together."""
 CURSORS = 3
@@ -41,16 +47,23 @@ class Table:
 
     def __init__(self, files: Sequence[Path]) -> None:
         """Read the files' footers; raise DataError for a file that is no Parquet or has other columns than the first."""
-        self.files = [_open(file) for file in files]
         self.paths = list(files)
-        self.schema: pa.Schema = self.files[0].schema_arrow
-        for path, file in zip(files[1:], self.files[1:], strict=True):
-            if file.schema_arrow.names != self.schema.names:
+        self._open: OrderedDict[int, pq.ParquetFile] = OrderedDict()
+        self._footers: list[pq.FileMetaData] = []
+        self.schemas: list[pa.Schema] = []
+        """Of each file, since writers differ in how they nest lists; equal ones are one object."""
+        known: dict[bytes, pa.Schema] = {}
+        for number, path in enumerate(files):
+            file = self._file(number)
+            self._footers.append(file.metadata)
+            schema: pa.Schema = file.schema_arrow
+            self.schemas.append(known.setdefault(schema.serialize().to_pybytes(), schema))
+            if set(schema.names) != set(self.schemas[0].names):
                 raise DataError(f"{path}: other columns than {files[0].name}; a folder must hold files of one kind")
-        self._groups = [(number, group) for number, file in enumerate(self.files) for group in range(file.num_row_groups)]
-        sizes = [self.files[number].metadata.row_group(group).num_rows for number, group in self._groups]
+        self._groups = [(number, group) for number, footer in enumerate(self._footers) for group in range(footer.num_row_groups)]
+        sizes = [self._footers[number].row_group(group).num_rows for number, group in self._groups]
         self._stops = np.cumsum([0, *sizes])
-        self.starts = np.cumsum([0, *(file.metadata.num_rows for file in self.files)])[:-1]
+        self.starts = np.cumsum([0, *(footer.num_rows for footer in self._footers)])[:-1]
         """The first row of each file."""
         self.picture: tuple[str, bool] | None = None
         self._decoded: OrderedDict[int, pa.Table] = OrderedDict()
@@ -62,10 +75,10 @@ class Table:
         number = self._groups[int(np.searchsorted(self._stops, row, side="right")) - 1][0]
         return f"{self.paths[number]}: row {row - int(self.starts[number])}"
 
-    def scan(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Give some columns of every row group in turn."""
+    def scan(self, choose: Callable[[list[str]], list[str]]) -> Iterator[pa.Table]:
+        """Give some columns of every row group in turn: those that ``choose`` takes of a file's leaves."""
         for number, group in self._groups:
-            yield self._read(number, group, columns)
+            yield self._read(number, group, choose(self._leaves(number)))
 
     def rows(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
         """Give rows as dicts, in the order asked for, without their pictures."""
@@ -105,8 +118,7 @@ class Table:
             except (OSError, StopIteration, pa.ArrowException) as error:
                 self._cursors.remove(cursor)
                 file = self.paths[self._groups[group][0]]
-                explain(file, error)
-                raise DataError(f"{self.where(row)}: its picture is damaged ({_said(error)}); copy {file.name} again") from error
+                raise _refusal(file, error, f"row {row - int(self.starts[self._groups[group][0]])}: its picture is damaged") from error
             return cursor.held[local - cursor.first]
 
     def _pictures(self, group: int) -> Iterator[list[bytes | None]]:
@@ -114,7 +126,7 @@ class Table:
         assert self.picture is not None
         name, is_struct = self.picture
         leaf = f"{name}.bytes" if is_struct else name
-        for batch in self.files[number].iter_batches(batch_size=PICTURES, row_groups=[inside], columns=[leaf], use_threads=False):
+        for batch in self._file(number).iter_batches(batch_size=PICTURES, row_groups=[inside], columns=[leaf], use_threads=False):
             values = batch.column(0).to_pylist()
             yield [None if one is None else one["bytes"] for one in values] if is_struct else values
 
@@ -122,32 +134,72 @@ class Table:
         with self._lock:
             if group not in self._decoded:
                 number, inside = self._groups[group]
-                self._decoded[group] = self._read(number, inside, self._light()).combine_chunks()
+                self._decoded[group] = self._read(number, inside, self._light(number)).combine_chunks()
                 while len(self._decoded) > KEPT:
                     self._decoded.popitem(last=False)
             self._decoded.move_to_end(group)
             return self._decoded[group]
 
-    def _light(self) -> list[str]:
-        """Give the leaves of all columns but the pictures."""
-        schema = self.files[0].schema
-        leaves = [schema.column(number).path for number in range(len(schema))]
+    def _light(self, number: int) -> list[str]:
+        """Give the leaves of all columns of a file but the pictures."""
+        leaves = self._leaves(number)
         if self.picture is None:
             return leaves
         name, is_struct = self.picture
         heavy = f"{name}.bytes" if is_struct else name
         return [leaf for leaf in leaves if leaf != heavy and not leaf.startswith(f"{heavy}.")]
 
+    def _leaves(self, number: int) -> list[str]:
+        schema = self._footers[number].schema
+        return [schema.column(place).path for place in range(len(schema))]
+
     def _read(self, number: int, group: int, columns: Sequence[str]) -> pa.Table:
         try:
-            return self.files[number].read_row_group(group, columns=list(columns), use_threads=False)
+            table = self._file(number).read_row_group(group, columns=list(columns), use_threads=False)
         except (OSError, pa.ArrowException) as error:
-            explain(self.paths[number], error)
-            raise DataError(f"{self.paths[number]}: damaged ({_said(error)}); copy it again") from error
+            raise _refusal(self.paths[number], error, "damaged") from error
+        wanted = pa.schema([one.with_type(_to_microseconds(one.type)) for one in table.schema])
+        return table if wanted.equals(table.schema) else table.cast(wanted, safe=False)
+
+    def _file(self, number: int) -> pq.ParquetFile:
+        """Open a file, or take one of those that are; its footer is read once."""
+        file = self._open.pop(number, None)
+        if file is None and number < len(self._footers):
+            file = pq.ParquetFile(source_of(self.paths[number]), metadata=self._footers[number])
+        # What falls out is closed once nobody reads it any more.
+        self._open[number] = file or _open(self.paths[number])
+        if len(self._open) > OPEN:
+            self._open.popitem(last=False)
+        return self._open[number]
+
+
+def _to_microseconds(kind: pa.DataType) -> pa.DataType:
+    """Give the type with times that Python can hold instead of those in nanoseconds, also inside lists and structs."""
+    if pa.types.is_timestamp(kind) and kind.unit == "ns":
+        return pa.timestamp("us", kind.tz)
+    if pa.types.is_duration(kind) and kind.unit == "ns":
+        return pa.duration("us")
+    if pa.types.is_time64(kind):
+        return pa.time64("us")
+    if pa.types.is_struct(kind):
+        return pa.struct([one.with_type(_to_microseconds(one.type)) for one in kind])
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_to_microseconds(kind.value_type)))
+    return kind
 
 
 def _said(error: BaseException) -> str:
     return " ".join(str(error).split())[:120] or "it ends too soon"
+
+
+def _refusal(path: Path, error: BaseException, otherwise: str) -> DataError:
+    """Say why a file cannot be read: what the machine says, where that is the reason, and not the file."""
+    explain(path, error)
+    if isinstance(error, OSError) and error.errno:
+        return DataError(
+            f"{path}: cannot be read ({os.strerror(error.errno)}); check its permissions and the limit of open files (ulimit -n)"
+        )
+    return DataError(f"{path}: {otherwise} ({_said(error)}); copy it again")
 
 
 def _check_groups(path: Path, file: pq.ParquetFile) -> None:
@@ -162,12 +214,11 @@ def _check_groups(path: Path, file: pq.ParquetFile) -> None:
 
 def _open(file: Path) -> pq.ParquetFile:
     try:
-        opened = pq.ParquetFile(source_of(file), memory_map=False)
+        opened = pq.ParquetFile(source_of(file))
         # Both are made of the footer when they are asked for, and fail then.
         names = [*opened.schema_arrow.names, *(opened.schema.column(number).path for number in range(len(opened.schema)))]
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        explain(file, error)
-        raise DataError(f"{file}: not a Parquet file, or cut off ({_said(error)})") from error
+        raise _refusal(file, error, "not a Parquet file, or cut off") from error
     if len(set(opened.schema_arrow.names)) < len(opened.schema_arrow.names) or not names:
         raise DataError(f"{file}: two columns have one name, or there is none; write it again with names of their own")
     _check_groups(file, opened)
