@@ -8,7 +8,10 @@ stays, without boxes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,15 +52,17 @@ def read(path: Path, *, images: Path | None = None, bbox_format: str | None = No
         raise DataError(f"{path}: no folder instance/ (or masks/) with .png files in it; KITTI's instances need it beside image_2/")
     root = images or path / "image_2"
     found = {file.stem: file.name for file in sorted(root.glob("*")) if file.suffix.lower() in SUFFIXES}
-    files = {file.stem for file in folder.glob("*.png")}
-    # Masks whose photo is not there stay too: their boxes fail as a missing picture, and are counted.
-    orphans = {stem for stem in files if stem not in found and not any(stem.startswith(f"{photo}_") for photo in found)}
-    names = {stem: found.get(stem, f"{stem}.png") for stem in sorted(found.keys() | orphans)}
-    entries = [Entry(name, folder / f"{stem}.png", len(_objects(folder / f"{stem}.png"))) for stem, name in names.items()]
-    bare = sum(not _files(entry.file) for entry in entries)
-    notes = (f"{bare} pictures have no masks: kept without boxes",) if bare else ()
-    masks = [file for entry in entries for file in _files(entry.file)]
-    return ImageFolder(Header("kitti_instances", CATEGORIES, notes), root, entries, _read, masks)
+    masks = _by_photo(sorted(folder.glob("*.png")), found)
+    whole = {stem: folder / f"{stem}.png" for stem in masks}
+    spare = sum(len(files) - 1 for stem, files in masks.items() if whole[stem] in files)
+    masks = {stem: [whole[stem]] if whole[stem] in files else files for stem, files in masks.items()}
+    entries = [Entry(found.get(stem, f"{stem}.png"), whole[stem], len(_objects(whole[stem], masks[stem]))) for stem in sorted(masks)]
+    bare = sum(not files for files in masks.values())
+    notes = [f"{bare} pictures have no masks: kept without boxes"] if bare else []
+    if spare:
+        notes.append(f"{spare} masks of one car lie beside the mask of their whole photo: left out")
+    read_one = partial(_read, masks)
+    return ImageFolder(Header("kitti_instances", CATEGORIES, tuple(notes)), root, entries, read_one, [*chain(*masks.values())])
 
 
 def write(header: Header, records: Iterator[Record], path: Path) -> None:
@@ -69,14 +74,22 @@ def _masks(path: Path) -> Path | None:
     return next((path / name for name in FOLDERS if next((path / name).glob("*.png"), None) is not None), None)
 
 
-def _files(file: Path) -> list[Path]:
-    return [file] if file.is_file() else sorted(file.parent.glob(f"{file.stem}_*.png"))
+def _by_photo(files: Sequence[Path], photos: Mapping[str, str]) -> dict[str, list[Path]]:
+    """Give each photo's masks by its stem: those of its name, or of the longest that a ``_`` follows.
+
+    Masks whose photo is not there stay under their own: their boxes fail as a missing picture, and are counted.
+    """
+    masks: dict[str, list[Path]] = {stem: [] for stem in photos}
+    for file in files:
+        starts = [file.stem, *(file.stem[: one.start()] for one in reversed([*re.finditer("_", file.stem)]))]
+        masks.setdefault(next((start for start in starts if start in photos), file.stem), []).append(file)
+    return masks
 
 
-def _objects(file: Path) -> list[_Object]:
-    """List the objects of one photo, whose file of labels would be ``file``."""
-    if not file.is_file():
-        return [_Object(one, -1, CAR, False) for one in _files(file)]
+def _objects(file: Path, masks: Sequence[Path]) -> list[_Object]:
+    """List the objects of one photo, whose file of labels would be ``file``, in its ``masks``."""
+    if list(masks) != [file]:
+        return [_Object(one, -1, CAR, False) for one in masks]
     levels = read_levels(file)
     values = [int(value) for value in np.unique(levels)]
     if levels.dtype == np.uint8:
@@ -84,11 +97,11 @@ def _objects(file: Path) -> list[_Object]:
     return [_Object(file, value, value >> 8, value & 255 == 0) for value in values if value >> 8 in LABELS]
 
 
-def _read(entry: Entry) -> tuple[Size | None, list[Drawn]]:
+def _read(masks: Mapping[str, Sequence[Path]], entry: Entry) -> tuple[Size | None, list[Drawn]]:
     size: Size | None = None
     drawn = []
     opened: tuple[Path, np.ndarray[tuple[int, ...], np.dtype[np.integer]]] | None = None
-    for one in _objects(entry.file):
+    for one in _objects(entry.file, masks[entry.file.stem]):
         if opened is None or opened[0] != one.file:
             opened = one.file, read_levels(one.file)
         levels = opened[1]

@@ -1,6 +1,7 @@
 """The paper's datasets in the form their owners give out, drawn small: what is read, what is said of what cannot be."""
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -215,6 +216,29 @@ def test_kitti_car_masks_come_as_numbers_or_as_a_file_each(tmp_path):
     (tmp_path / "instance" / "000001.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"000001\.png"):
         kitti_instances.read(tmp_path)
+
+
+def test_a_kitti_mask_is_of_the_photo_with_the_longest_name_that_fits(tmp_path, monkeypatch):
+    for stem in ("cam", "cam_1", "other"):
+        photo(tmp_path / "image_2" / f"{stem}.png", 60, 30)
+    car = np.zeros((30, 60), np.uint8)
+    car[2:12, 2:12] = 255
+    for stem in ("cam_0", "cam_1_0", "cam_1_1", "cam_x_y", "other", "other_0", "gone_0"):
+        labels(tmp_path / "masks" / f"{stem}.png", car)
+    listed = []
+    glob = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda path, pattern: listed.append(path) or glob(path, pattern))
+    source = kitti_instances.read(tmp_path)
+    records = [source.record(at) for at in range(len(source.counts))]
+    assert len(listed) <= 5, "the folder is not listed anew for each photo"
+    assert {one.file_name: [each.extra["kitti_instance"]["file"] for each in one.instances] for one in records} == {
+        "cam.png": ["cam_0.png", "cam_x_y.png"],
+        "cam_1.png": ["cam_1_0.png", "cam_1_1.png"],
+        "other.png": ["other.png"],
+        "gone_0.png": ["gone_0.png"],
+    }
+    assert source.header.notes == ("1 masks of one car lie beside the mask of their whole photo: left out",)
+    assert len(source.files) == 6
 
 
 def test_kitti_with_labels_too_is_a_source_of_boxes_unless_told(tmp_path):
