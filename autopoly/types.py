@@ -135,6 +135,9 @@ class Dataset(Protocol):
     counts: NDArray[np.int64]
     """Boxes per record, in record order, (number of records,)."""
 
-    def record(self, index: int) -> Record:
-        """Give record ``index`` (0 <= index < len(counts)); raise IndexError outside."""
+    def record(self, index: int, picture: bool = True) -> Record:
+        """Give record ``index`` (0 <= index < len(counts)); raise IndexError outside.
+
+        Without ``picture`` an embedded one need not be read, and ``data`` may be None all the same.
+        """
         ...

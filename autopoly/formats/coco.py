@@ -124,7 +124,7 @@ class CocoDataset:
         self._opened = self.header
         self._unsound: set[int] = set()
 
-    def record(self, index: int) -> Record:
+    def record(self, index: int, picture: bool = True) -> Record:
         """Decode record ``index``; raise IndexError outside."""
         if not 0 <= index < len(self.counts):
             raise IndexError(f"record {index} of {len(self.counts)}")

@@ -67,7 +67,7 @@ class ImageFolder:
         self.counts = np.array([entry.count for entry in entries], dtype=np.int64)
         self._starts = np.cumsum(self.counts) - self.counts
 
-    def record(self, index: int) -> Record:
+    def record(self, index: int, picture: bool = True) -> Record:
         """Read record ``index``; raise IndexError outside, DataError where its file was changed meanwhile."""
         if not 0 <= index < len(self.counts):
             raise IndexError(f"record {index} of {len(self.counts)}")

@@ -81,7 +81,7 @@ class KittiDataset:
             notes.append(f"{missing} pictures have no label file: kept without boxes")
         self.header = Header("kitti", tuple(Category(number, kind) for kind, number in kinds.items()), tuple(notes))
 
-    def record(self, index: int) -> Record:
+    def record(self, index: int, picture: bool = True) -> Record:
         """Read record ``index``; its size comes from the picture's header, None where there is no picture. Raise IndexError outside."""
         if not 0 <= index < len(self.counts):
             raise IndexError(f"record {index} of {len(self.counts)}")

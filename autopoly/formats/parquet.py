@@ -98,14 +98,17 @@ class ParquetDataset:
         self._opened = self.header
         self._unsound: set[int] = set()
 
-    def record(self, index: int) -> Record:
-        """Read record ``index``, with its encoded picture if it has one; raise IndexError outside, DataError for uneven lists."""
+    def record(self, index: int, picture: bool = True) -> Record:
+        """Read record ``index``, with its encoded picture if it has one; raise IndexError outside, DataError for uneven lists.
+
+        Without ``picture`` that is read only where the image's name depends on it.
+        """
         if not 0 <= index < len(self.counts):
             raise IndexError(f"record {index} of {len(self.counts)}")
         numbers = self._index.rows_of(index)
         rows = self._table.rows(numbers)
-        data = self._table.picture_of(numbers[0])
-        image, problem, listed = self._image(rows[0], index, data, self._table.where(numbers[0]))
+        data, embedded = self._picture(rows[0], numbers[0], picture)
+        image, problem, listed = self._image(rows[0], index, (data or b"") if embedded else None, self._table.where(numbers[0]))
         size = size_from(image.get("height"), image.get("width"))
         start = int(self._starts[index])
         if self._layout.own:
@@ -124,6 +127,18 @@ class ParquetDataset:
         )
         name = image.get("file_name")
         return Record(index, image["id"], name if isinstance(name, str) else "", size, instances, data, listed, problem, image)
+
+    def _picture(self, row: Mapping[str, Any], number: int, wanted: bool) -> tuple[bytes | None, bool]:
+        """Give the encoded picture, None also where nobody needs it, and whether there is one."""
+        embedded = self._table.has_picture(number)
+        if (
+            not wanted
+            and embedded is not None
+            and (not embedded or embedded_name(_nested(row, self._layout.of_image.get("file_name", ""))))
+        ):
+            return None, embedded
+        data = self._table.picture_of(number)
+        return data, data is not None
 
     def _image(self, row: Mapping[str, Any], index: int, data: bytes | None, where: str) -> tuple[dict[str, Any], Problem | None, bool]:
         """Give the COCO image of a record, what is wrong with it, and whether the source lists it."""

@@ -97,6 +97,17 @@ class Table:
                 given[place] = row
         return given
 
+    def has_picture(self, row: int) -> bool | None:
+        """Say whether a row has a picture; None where its row group has both kinds, or does not tell."""
+        if self.picture is None:
+            return False
+        number, inside = self._groups[int(np.searchsorted(self._stops, row, side="right")) - 1]
+        group = self._footers[number].row_group(inside)
+        told = group.column(self._leaves(number).index(self._heavy())).statistics
+        if told is None or not told.has_null_count or told.null_count not in (0, group.num_rows):
+            return None
+        return bool(told.null_count == 0)
+
     def picture_of(self, row: int) -> bytes | None:
         """Give the encoded picture of a row, None where it has none.
 
@@ -124,8 +135,7 @@ class Table:
     def _pictures(self, group: int) -> Iterator[list[bytes | None]]:
         number, inside = self._groups[group]
         assert self.picture is not None
-        name, is_struct = self.picture
-        leaf = f"{name}.bytes" if is_struct else name
+        leaf, is_struct = self._heavy(), self.picture[1]
         for batch in self._file(number).iter_batches(batch_size=PICTURES, row_groups=[inside], columns=[leaf], use_threads=False):
             values = batch.column(0).to_pylist()
             yield [None if one is None else one["bytes"] for one in values] if is_struct else values
@@ -142,12 +152,12 @@ class Table:
 
     def _light(self, number: int) -> list[str]:
         """Give the leaves of all columns of a file but the pictures."""
-        leaves = self._leaves(number)
-        if self.picture is None:
-            return leaves
+        return [leaf for leaf in self._leaves(number) if self.picture is None or leaf != self._heavy()]
+
+    def _heavy(self) -> str:
+        assert self.picture is not None
         name, is_struct = self.picture
-        heavy = f"{name}.bytes" if is_struct else name
-        return [leaf for leaf in leaves if leaf != heavy and not leaf.startswith(f"{heavy}.")]
+        return f"{name}.bytes" if is_struct else name
 
     def _leaves(self, number: int) -> list[str]:
         schema = self._footers[number].schema

@@ -115,9 +115,9 @@ class Chosen:
         self.files = dataset.files
         self.counts: NDArray[np.int64] = dataset.counts[:limit]
 
-    def record(self, index: int) -> Record:
+    def record(self, index: int, picture: bool = True) -> Record:
         """Give record ``index`` with the chosen instances."""
-        return choose(self._dataset.record(index), self._categories)
+        return choose(self._dataset.record(index, picture), self._categories)
 
 
 def measure_dataset(
@@ -133,7 +133,7 @@ def measure_dataset(
     crowd = kept = done = 0
     total = int(truth.counts.sum())
     for number in range(len(truth.counts)):
-        image = truth.record(number)
+        image = truth.record(number, picture=False)
         found = finder.find(image)
         predicted = found.instances if found is not None else ()
         absent = "no_annotation" if found is not None else "no_image"

@@ -60,7 +60,8 @@ def _predicted(prediction: Dataset, image: Record, number: int, finder: ImageFin
         record = prediction.record(number)
         if str(record.image_id) == str(image.image_id):
             return record
-    return finder.find(image)
+    found = finder.find(image)
+    return None if found is None else prediction.record(found.ordinal)
 
 
 def _picture(own: Record, predicted: Record | None, places: Places) -> tuple[Record, str]:

@@ -88,7 +88,7 @@ def of_result(result: Dataset, measured: Collection[int] = ()) -> Survey:
     survey = Survey()
     for number in range(len(result.counts)):
         survey.counts["images"] += 1
-        for one in result.record(number).instances:
+        for one in result.record(number, picture=False).instances:
             survey.counts["boxes"] += 1
             source = "crowd" if one.crowd else source_of(one)
             survey.counts[source] += 1

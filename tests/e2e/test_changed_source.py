@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from autopoly.errors import RunError
-from autopoly.formats import FORMATS
+from autopoly.formats import FORMATS, parquet_table
+from autopoly.jobs import convert as job
 from autopoly.jobs import source
 from autopoly.jobs.convert import ConvertOptions, convert
 
@@ -162,3 +163,21 @@ def test_an_unreadable_plan_is_no_obstacle_to_a_new_start(tmp_path):
     with pytest.raises(RunError, match="--overwrite"):
         run(made, tmp_path / "out")
     assert run(made, tmp_path / "out", overwrite=True).exit_code == 0
+
+
+def test_pictures_inside_a_source_are_read_for_the_network_alone(tmp_path, monkeypatch):
+    count = 40
+    data = cv2.imencode(".png", np.full((60, 90, 3), 90, np.uint8))[1].tobytes()
+    columns = {
+        "image": [{"bytes": data, "path": f"{number}.png"} for number in range(count)],
+        "objects": [{"bbox": [[5.0, 5, 40, 40]], "segmentation": [[[5.0, 5, 40, 5, 40, 40]]]}] * count,
+    }
+    pq.write_table(pa.table(columns | {"width": [90] * count, "height": [60] * count}), tmp_path / "a.parquet")
+    asked = []
+    picture_of = parquet_table.Table.picture_of
+    monkeypatch.setattr(parquet_table.Table, "picture_of", lambda table, row: asked.append(row) or picture_of(table, row))
+    monkeypatch.setattr(job, "report_run", lambda *_: None)
+    options = ConvertOptions(tmp_path / "a.parquet", tmp_path / "out", workers=0, device="cpu", bbox_format="xyxy", to=("coco", "parquet"))
+    summary = convert(options, None, inscribed.network())
+    assert summary.counts["predicted"] == count and (tmp_path / "out/score.json").exists()
+    assert len(asked) <= count + 3, "neither the results nor the score need pictures"

@@ -294,3 +294,19 @@ def test_readers_at_two_places_of_a_row_group_cost_one_pass_each(tmp_path, monke
         for index in (step, 100 + step):
             assert data.record(index).data == many[index]
     assert len(begun) <= 2
+
+
+@pytest.mark.parametrize("paths, read", [(["0.png", "1.png", None], 1), (["0.png", "1.png", "2.png"], 0)])
+def test_a_picture_that_nobody_needs_is_not_read(tmp_path, monkeypatch, paths, read):
+    picture = pa.array([{"bytes": data, "path": name} for data, name in zip(PNG, paths, strict=True)])
+    path = saved(tmp_path, image=picture, width=[100] * 3, height=[50] * 3, objects=structs())
+    whole = records(parquet.read(path))
+    asked = []
+    picture_of = parquet_table.Table.picture_of
+    monkeypatch.setattr(parquet_table.Table, "picture_of", lambda table, row: asked.append(row) or picture_of(table, row))
+    data = parquet.read(path)
+    bare = [data.record(index, picture=False) for index in range(3)]
+    assert len(asked) == read and [one.data is None for one in bare].count(False) == read
+    assert [(one.image_id, one.file_name, one.size, one.extra) for one in bare] == [
+        (one.image_id, one.file_name, one.size, one.extra) for one in whole
+    ]

@@ -37,7 +37,7 @@ class InMemory:
     def counts(self) -> np.ndarray:
         return np.array([len(record.instances) for record in self.records], np.int64)
 
-    def record(self, index: int) -> Record:
+    def record(self, index: int, picture: bool = True) -> Record:
         return self.records[index]
 
 

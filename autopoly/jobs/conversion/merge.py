@@ -58,7 +58,7 @@ def records(parts: Parts, tally: Tally | None = None) -> Iterator[Record]:
     for shard in parts.shards:
         rows = {row.ordinal: row for row in parts.rows(shard) if row.ordinal is not None}
         for number in range(shard.start, shard.stop):
-            whole = parts.dataset.record(number)
+            whole = parts.dataset.record(number, picture=False)
             record = choose(whole, parts.categories)
             old, place = _before(parts.before, place, record)
             instances = tuple(
@@ -110,7 +110,7 @@ def _before(dataset: Dataset | None, place: int, record: Record) -> tuple[Record
     """Give the record at ``place`` in the finished result, and the place of the next; raise RunError where it is of other annotations."""
     if dataset is None:
         return None, place
-    old = dataset.record(place) if place < len(dataset.counts) else None
+    old = dataset.record(place, picture=False) if place < len(dataset.counts) else None
     if not (record.listed or record.instances) and (old is None or str(old.image_id) != str(record.image_id)):
         return None, place  # Neither an image nor a box told the writer of it.
     if old is None or _names(old) != _names(record):

@@ -27,16 +27,16 @@ class ImageFinder:
         """Images found that are called otherwise."""
 
     def find(self, image: Record) -> Record | None:
-        """Give the record with the id of ``image``; where that has another file name, or there is none, the one with its file name; else
-        None.
+        """Give the record with the id of ``image``, without its picture.
 
+        Where that has another file name, or there is none, it is the one with its file name; else None.
         Tools renumber images and keep their names. A record of another name is taken where no other has the name.
         """
         at: int | None = self._next
-        record = self._dataset.record(self._next) if self._next < len(self._dataset.counts) else None
+        record = self._dataset.record(self._next, picture=False) if self._next < len(self._dataset.counts) else None
         if record is None or str(record.image_id) != str(image.image_id) or not _may_be(record, image):
             at = self._lookup(image)
-            record = None if at is None else self._dataset.record(at)
+            record = None if at is None else self._dataset.record(at, picture=False)
         if at is None or record is None:
             return None
         self.renamed += not _may_be(record, image)
@@ -51,12 +51,12 @@ class ImageFinder:
         if self._index is None:
             self._index = {}
             for at in range(len(self._dataset.counts)):
-                record = self._dataset.record(at)
+                record = self._dataset.record(at, picture=False)
                 self._index.setdefault(f"id {record.image_id}", at)
                 if record.file_name:
                     self._index.setdefault(f"file {record.file_name}", at)
         own, named = self._index.get(f"id {image.image_id}"), self._index.get(f"file {image.file_name}")
-        return named if own is None or (named is not None and not _may_be(self._dataset.record(own), image)) else own
+        return named if own is None or (named is not None and not _may_be(self._dataset.record(own, picture=False), image)) else own
 
 
 def _may_be(record: Record, image: Record) -> bool:
