@@ -18,7 +18,7 @@ from autopoly.errors import DataError
 from autopoly.formats.base import guess_convention, is_id, is_number, outside_root, size_from
 from autopoly.formats.parquet_images import NewIds, RowKeys
 from autopoly.formats.parquet_layout import Layout, is_list
-from autopoly.formats.parquet_table import Table
+from autopoly.formats.parquet_table import KEPT_BYTES, Table
 from autopoly.types import Category, Id, Record
 
 SAMPLE = 5000
@@ -213,8 +213,21 @@ class _Scan:
         stops = np.cumsum(np.bincount(owners))
         counts = np.bincount(owners, weights=filled).astype(np.int64)
         scattered = len(owners) > 1 and bool((np.diff(owners) < 0).any())
-        notes = ["the rows of an image are not together: reading is slower than from a file sorted by image"] if scattered else []
-        return order, stops, counts, notes
+        return order, stops, counts, [self._sorting()] if scattered else []
+
+    def _sorting(self) -> str:
+        """Say how to sort rows by image."""
+        line = (
+            "the rows of an image are not together: reading is slower than from a file sorted by image, by far where the columns take more "
+        )
+        line += f"than {KEPT_BYTES >> 20} MB"
+        key = self._layout.of_image.get("image_id") or self._layout.of_image["file_name"]
+        if "." in key:
+            return line
+        first = self._table.paths[0]
+        source = str(first if len(self._table.paths) == 1 else first.parent)
+        made = f"pq.write_table(pq.read_table({source!r}).sort_by({key!r}), 'sorted.parquet')"
+        return f'{line}; sort it: python -c "import pyarrow.parquet as pq; {made}"'
 
 
 def embedded_name(name: Any) -> str:

@@ -20,8 +20,10 @@ import pyarrow.parquet as pq
 from autopoly.errors import DataError
 from autopoly.storage import explain, source_of
 
-KEPT = 6
-"""Row groups kept decoded, without pictures."""
+KEPT, KEPT_BYTES = 6, 256 << 20
+"""Row groups kept decoded, without pictures: so many always, more of them up to so many bytes. Rows not sorted by image need them all."""
+GROUP_BYTES = 10_000
+"""What holding a row group costs beside its values."""
 OPEN = 32
 """Files kept open: a process may have a thousand or so, and a dataset more shards."""
 PICTURES = 8
@@ -67,6 +69,7 @@ class Table:
         """The first row of each file."""
         self.picture: tuple[str, bool] | None = None
         self._decoded: OrderedDict[int, pa.Table] = OrderedDict()
+        self._decoded_bytes = 0
         self._cursors: list[_Cursor] = []
         self._lock = threading.Lock()
 
@@ -145,8 +148,9 @@ class Table:
             if group not in self._decoded:
                 number, inside = self._groups[group]
                 self._decoded[group] = self._read(number, inside, self._light(number)).combine_chunks()
-                while len(self._decoded) > KEPT:
-                    self._decoded.popitem(last=False)
+                self._decoded_bytes += self._decoded[group].nbytes + GROUP_BYTES
+                while len(self._decoded) > KEPT and self._decoded_bytes > KEPT_BYTES:
+                    self._decoded_bytes -= self._decoded.popitem(last=False)[1].nbytes + GROUP_BYTES
             self._decoded.move_to_end(group)
             return self._decoded[group]
 

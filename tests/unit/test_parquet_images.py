@@ -1,6 +1,9 @@
 """Which rows of Parquet annotations are of one image, over files and writers."""
 
 import json
+import shlex
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -9,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from autopoly import images
-from autopoly.formats import coco, parquet
+from autopoly.formats import coco, parquet, parquet_table
 
 BOX = [1.0, 2.0, 30.0, 40.0]
 PNG = [cv2.imencode(".png", np.full((50, 60, 3), level, np.uint8))[1].tobytes() for level in (10, 20, 30, 40)]
@@ -118,3 +121,28 @@ def test_a_box_is_there_where_any_of_its_corners_is(tmp_path):
         (0, "box_not_finite"),
         (1, None),
     ]
+
+
+@pytest.mark.parametrize("kept, reads, held", [(1 << 20, 20, 20), (0, 400, parquet_table.KEPT)])
+def test_row_groups_of_scattered_rows_are_decoded_once_where_they_fit(tmp_path, monkeypatch, kept, reads, held):
+    monkeypatch.setattr(parquet_table, "KEPT_BYTES", kept)
+    ids = list(range(20)) * 20
+    path = saved(tmp_path / "a.parquet", 20, image_id=ids, width=[60] * 400, height=[50] * 400)
+    data = parquet.read(path, bbox_format="xyxy")
+    decoded = []
+    read = parquet_table.Table._read
+    monkeypatch.setattr(parquet_table.Table, "_read", lambda table, *asked: decoded.append(asked) or read(table, *asked))
+    assert [len(data.record(index).instances) for index in range(20)] == [20] * 20
+    assert (len(decoded), len(data._table._decoded)) == (reads, held)
+
+
+@pytest.mark.parametrize("key", ["image_id", "file_name"])
+def test_the_note_on_scattered_rows_says_how_to_sort_them(tmp_path, monkeypatch, key):
+    monkeypatch.chdir(tmp_path)
+    data = parquet.read(saved(tmp_path / "a.parquet", **{key: ["b", "a", "b"]}, image=embedded([1, 0, 1])))
+    (note,) = [note for note in data.header.notes if "not together" in note]
+    command = shlex.split(note.partition("sort it: ")[2])
+    subprocess.run([sys.executable, *command[1:]], check=True)
+    again, records = opened(tmp_path / "sorted.parquet")
+    assert again.counts.tolist() == [1, 2] and levels(records) == [10, 20]
+    assert not any("not together" in note for note in again.header.notes)
