@@ -159,15 +159,16 @@ def _leads_out(path: Path, root: str | Path) -> bool:
 
 
 def _bytes(record: Record, root: str | Path, limit: int = -1) -> bytes:
+    most = LARGEST_FILE + 1 if limit < 0 else limit
     if record.data is not None:
         data = record.data
     elif is_remote(root):
-        data = _download(record, root, limit)
+        data = _download(record, root, most)
     else:
         path = path_of(record, root)
         try:
             with path.open("rb") as stream:
-                data = stream.read(LARGEST_FILE + 1 if limit < 0 else limit)
+                data = stream.read(most)
         except OSError as error:
             raise ImageProblem(
                 Problem("image_missing", f"{record.file_name}: cannot be read ({error.strerror}); check its permissions")

@@ -129,7 +129,8 @@ class ObjectPath(PosixPath):
     def read_head(self, limit: int = -1) -> bytes:
         """Read the first ``limit`` bytes, all of them for -1; raise FileNotFoundError where there is no such object."""
         with _explained(self), _filesystem(*self._bucket).open_input_file(self._key) as stream:
-            return bytes(stream.read(None if limit < 0 else limit))
+            # Room for all that is asked for is made before anything is read.
+            return bytes(stream.read(stream.size() if limit < 0 else min(limit, stream.size())))
 
     def read_bytes(self) -> bytes:
         """Read the whole object; raise FileNotFoundError where there is none."""

@@ -8,6 +8,7 @@ from skimage import data as pictures
 
 from autopoly import images
 from autopoly.picture_header import read_header
+from autopoly.storage import ObjectPath
 from autopoly.types import Record
 
 RGB = np.ascontiguousarray(pictures.astronaut()[:120:2, :160:2])
@@ -181,3 +182,11 @@ def test_webp_without_loss_and_cut_headers():
         for length in range(30):
             header = read_header(encoded(suffix)[:length])
             assert header is None or header.size == (H, W)
+
+
+def test_no_more_is_asked_of_a_store_than_is_used(monkeypatch):
+    asked = []
+    data = encoded(".jpg")
+    monkeypatch.setattr(ObjectPath, "read_head", lambda path, limit=-1: asked.append(limit) or data)
+    assert images.size_of(record(), "s3://bucket/images") == images.read_rgb(record(), "s3://bucket/images").shape[:2] == (H, W)
+    assert asked == [images.HEAD, images.LARGEST_FILE + 1]
