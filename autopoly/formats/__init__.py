@@ -1,15 +1,15 @@
-"""Readers and writers of annotations: a module with ``matches``, ``read`` and ``write`` is a format, and the literal below names them."""
+"""Readers and writers of annotations: a module with ``matches`` and ``read`` is a format, and the literals below name them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 
 from autopoly.errors import DataError
 from autopoly.formats import ade20k, cityscapes, coco, kitti, kitti_instances, parquet, rooftop
+from autopoly.formats.base import Format
 from autopoly.storage import is_remote
 
-FORMATS: dict[str, ModuleType] = {
+FORMATS: dict[str, Format] = {
     "coco": coco,
     "kitti": kitti,
     "parquet": parquet,
@@ -18,6 +18,8 @@ FORMATS: dict[str, ModuleType] = {
     "ade20k": ade20k,
     "rooftop": rooftop,
 }
+WRITERS = {"coco": coco.write, "parquet": parquet.write}
+"""Formats that have a place for polygons."""
 REMOTE = ("coco", "parquet")
 """Formats that are read from object stores too: one file, or one flat folder of files."""
 

@@ -9,7 +9,6 @@ automobile, ...``, and has the owners' ``name_ndx`` as its id.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,9 @@ import numpy as np
 
 from autopoly.errors import DataError, Problem
 from autopoly.formats.base import decode_json, outside_root, read_bytes, size_from
-from autopoly.formats.image_folder import Drawn, Entry, ImageFolder, Size, holds, no_corners, read_levels, refuse_to_write, visible
-from autopoly.types import Category, Header, Record
+from autopoly.formats.image_folder import Drawn, Entry, ImageFolder, Size, holds, no_corners, read_levels, visible
+from autopoly.types import Category, Header
 
-WRITES = False
 VISIBLE = 255
 
 
@@ -42,11 +40,6 @@ def read(path: Path, *, images: Path | None = None, bbox_format: str | None = No
         raise DataError(f"{path}: no ADE_*.json in it; the form of 2021 is read (ADE20K_2021_17_01), earlier ones have no such files")
     files = [file for entry in entries for file in (entry.file, *sorted(entry.file.with_suffix("").glob("*.png")))]
     return ImageFolder(Header("ade20k", _categories(names)), images or path, entries, _read, files)
-
-
-def write(header: Header, records: Iterator[Record], path: Path) -> None:
-    """Refuse, with DataError: this form is only read."""
-    refuse_to_write("ade20k", path)
 
 
 def _picture(annotation: dict[str, Any], file: Path) -> str:

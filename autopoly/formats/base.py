@@ -1,8 +1,8 @@
 """What every format shares: how a file is committed, where pictures lie, how a box is judged, how JSON is read and written.
 
-A format is a module with ``matches``, ``read`` and ``write``: see :class:`Format`. Whatever the source, ``Instance.extra`` and
-``Record.extra`` hold a whole COCO annotation and a whole COCO image (the source's own, verbatim, where the source is COCO): every writer
-starts from them.
+A format is a module with ``matches`` and ``read``, see :class:`Format`, and ``write`` where results can be written in it. Whatever the
+source, ``Instance.extra`` and ``Record.extra`` hold a whole COCO annotation and a whole COCO image (the source's own, verbatim, where the
+source is COCO): every writer starts from them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from autopoly.errors import DataError, Problem
 from autopoly.geometry import boxes
-from autopoly.types import Dataset, FloatArray, Header, Record
+from autopoly.types import Dataset, FloatArray
 
 BBOX_FORMATS = ("xywh", "xyxy")
 LONGEST_SIDE = 1 << 20
@@ -37,9 +37,7 @@ ENCODER = msgspec.json.Encoder()
 
 
 class Format(Protocol):
-    """The shape of a format module; ``WRITES`` says whether polygons can be written in it."""
-
-    WRITES: bool
+    """The shape of a format module."""
 
     def matches(self, path: Path) -> bool:
         """Say cheaply whether a path looks like this format; never raise."""
@@ -47,10 +45,6 @@ class Format(Protocol):
 
     def read(self, path: Path, *, images: Path | None = None, bbox_format: str | None = None) -> Dataset:
         """Open the annotations; pixels stay on disk. Raise DataError for what cannot be read."""
-        ...
-
-    def write(self, header: Header, records: Iterator[Record], path: Path) -> None:
-        """Write records as they come, in bounded memory; the file appears whole or not at all."""
         ...
 
 

@@ -7,7 +7,6 @@ is one that something else was drawn over. ``cargroup`` and the like become crow
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,10 @@ from numpy.typing import NDArray
 
 from autopoly.errors import DataError
 from autopoly.formats.base import decode_json, read_bytes, size_from
-from autopoly.formats.image_folder import Drawn, Entry, ImageFolder, Size, holds, no_corners, refuse_to_write, visible
+from autopoly.formats.image_folder import Drawn, Entry, ImageFolder, Size, holds, no_corners, visible
 from autopoly.images import too_large
-from autopoly.types import Category, Header, Record
+from autopoly.types import Category, Header
 
-WRITES = False
 KINDS = {
     "person": 24, "rider": 25, "car": 26, "truck": 27, "bus": 28,
     "caravan": 29, "trailer": 30, "train": 31, "motorcycle": 32, "bicycle": 33,
@@ -49,11 +47,6 @@ def read(path: Path, *, images: Path | None = None, bbox_format: str | None = No
         )
     root = images or _pictures_of(top)
     return ImageFolder(Header("cityscapes", CATEGORIES), root, [_entry(file, top) for file in files], _read)
-
-
-def write(header: Header, records: Iterator[Record], path: Path) -> None:
-    """Refuse, with DataError: this form is only read."""
-    refuse_to_write("cityscapes", path)
 
 
 def _pictures_of(top: Path) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,8 @@ from autopoly.formats.base import (
 from autopoly.formats.coco_write import write
 from autopoly.types import Category, Header, Id, Record
 
-__all__ = ["WRITES", "CocoDataset", "matches", "read", "write"]
+__all__ = ["CocoDataset", "matches", "read", "write"]
 
-WRITES = True
 SAMPLE = 500
 """Annotations looked at when the file is opened, to notice boxes that are xyxy."""
 HEADROOM = 300
@@ -79,7 +78,8 @@ class CocoDataset:
 
     def __init__(self, file: Path, images: Path | None, bbox_format: str | None) -> None:
         """Find out which annotations belong to which image; raise DataError for what is not COCO."""
-        self._file, self.files = file, (file,)
+        self._file = file
+        self.files: Sequence[Path] = (file,)
         tables, notes = _split(file)
         self._images, self._annotations = tables.pop("images"), tables.pop("annotations")
         image_keys = _keys(file, "images", self._images, _ImageKey)

@@ -145,11 +145,6 @@ def _first_names(top: Path) -> Iterator[str]:
             continue
 
 
-def refuse_to_write(name: str, path: Path) -> None:
-    """Raise DataError: this form is only read."""
-    raise DataError(f"{path}: polygons are not written as {name}; use --to coco or --to parquet")
-
-
 def no_corners(name: str, bbox_format: str | None) -> None:
     """Raise DataError for a box convention: boxes follow from the masks."""
     if bbox_format is not None:

@@ -9,7 +9,7 @@ Parquet.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from autopoly.formats.annotation import instance_of
 from autopoly.formats.base import check_bbox_format, read_bytes, xywh_of
 from autopoly.types import Category, Header, Instance, Record
 
-WRITES = False
 KINDS = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram", "Misc", "DontCare")
 """The benchmark's own types, ids 1 to 9; others follow in the order they are met."""
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -43,11 +42,6 @@ def read(path: Path, *, images: Path | None = None, bbox_format: str | None = No
     return KittiDataset(path, images)
 
 
-def write(header: Header, records: Iterator[Record], path: Path) -> None:
-    """Refuse: raise DataError, since KITTI has no field for polygons."""
-    raise DataError("--to kitti: KITTI labels have no field for polygons; use --to coco or --to parquet, which keep each row under 'kitti'")
-
-
 class KittiDataset:
     """Records of a KITTI folder by name: each label file, and each picture that has none."""
 
@@ -65,7 +59,7 @@ class KittiDataset:
         self._stems = sorted(labels | names.keys())
         self._names = [names.get(stem, f"{stem}.png") for stem in self._stems]
         self._labelled = [stem in labels for stem in self._stems]
-        self.files = [self._labels / f"{stem}.txt" for stem in sorted(labels)]
+        self.files: Sequence[Path] = [self._labels / f"{stem}.txt" for stem in sorted(labels)]
         kinds = {kind: number for number, kind in enumerate(KINDS, 1)}
         counts = []
         for index in range(len(self._stems)):

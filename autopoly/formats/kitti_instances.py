@@ -9,7 +9,7 @@ stays, without boxes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -19,11 +19,10 @@ import numpy as np
 
 from autopoly.errors import DataError
 from autopoly.formats.cityscapes import CATEGORIES, KINDS
-from autopoly.formats.image_folder import Drawn, Entry, ImageFolder, Size, no_corners, read_levels, refuse_to_write, visible
+from autopoly.formats.image_folder import Drawn, Entry, ImageFolder, Size, no_corners, read_levels, visible
 from autopoly.formats.kitti import SUFFIXES
-from autopoly.types import Header, Record
+from autopoly.types import Header
 
-WRITES = False
 FOLDERS = ("instance", "masks")
 CAR = KINDS["car"]
 LABELS = frozenset(KINDS.values())
@@ -63,11 +62,6 @@ def read(path: Path, *, images: Path | None = None, bbox_format: str | None = No
         notes.append(f"{spare} masks of one car lie beside the mask of their whole photo: left out")
     read_one = partial(_read, masks)
     return ImageFolder(Header("kitti_instances", CATEGORIES, tuple(notes)), root, entries, read_one, [*chain(*masks.values())])
-
-
-def write(header: Header, records: Iterator[Record], path: Path) -> None:
-    """Refuse, with DataError: this form is only read."""
-    refuse_to_write("kitti_instances", path)
 
 
 def _masks(path: Path) -> Path | None:

@@ -26,9 +26,8 @@ from autopoly.formats.parquet_table import Table
 from autopoly.formats.parquet_write import write
 from autopoly.types import Category, Header, Id, Instance, Record
 
-__all__ = ["WRITES", "ParquetDataset", "matches", "read", "write"]
+__all__ = ["ParquetDataset", "matches", "read", "write"]
 
-WRITES = True
 RESULT, FAILURES = "annotations.parquet", "failures.parquet"
 """In the folder of a finished run the second lies beside the first, and holds no boxes to read."""
 ENDINGS = (

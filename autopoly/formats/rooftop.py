@@ -9,17 +9,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from autopoly.errors import DataError, Problem
-from autopoly.formats.image_folder import Drawn, Entry, ImageFolder, no_corners, refuse_to_write
+from autopoly.formats.image_folder import Drawn, Entry, ImageFolder, no_corners
 from autopoly.geometry import raster
-from autopoly.types import Category, FloatArray, Header, Polygon, Record
+from autopoly.types import Category, FloatArray, Header, Polygon
 
-WRITES = False
 ROOF = Category(1, "rooftop")
 SUFFIXES = (".JPG", ".jpg", ".jpeg", ".png")
 LARGEST_FILE = 1 << 22
@@ -45,11 +44,6 @@ def read(path: Path, *, images: Path | None = None, bbox_format: str | None = No
     outlines = dict(zip(files, _outlines(files), strict=True))
     entries = [Entry(_picture(root, file.stem), file, len(found)) for file, found in outlines.items()]
     return ImageFolder(Header("rooftop", (ROOF,)), root, entries, lambda entry: (None, [_drawn(ring) for ring in outlines[entry.file]]))
-
-
-def write(header: Header, records: Iterator[Record], path: Path) -> None:
-    """Refuse, with DataError: this form is only read."""
-    refuse_to_write("rooftop", path)
 
 
 def _picture(root: Path, stem: str) -> str:

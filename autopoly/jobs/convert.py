@@ -178,7 +178,7 @@ def _finish(options: ConvertOptions, setup: Setup, state: run_folder.State, stag
     tally = merge.Tally()
     for index, name in enumerate(options.to):
         stream = merge.records(whole, tally if index == 0 else None)
-        formats.FORMATS[name].write(setup.dataset.header, stream, staged / run_folder.ANNOTATIONS[name])
+        formats.WRITERS[name](setup.dataset.header, stream, staged / run_folder.ANNOTATIONS[name])
     failed = part_rows.write_failures(merge.failures(whole), staged / run_folder.FAILURES)
     seconds = time.monotonic() - started
     extra = [run_folder.PICTURES] if options.write_images and (options.out / run_folder.PICTURES).is_dir() else []
