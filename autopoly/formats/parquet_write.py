@@ -3,7 +3,7 @@
 ==============  ==================  ================================================================================================
 column          type                meaning
 ==============  ==================  ================================================================================================
-image_id        int64, or string    as in the source; text where any id of the file is text
+image_id        int64, or string    as in the source, or a free one; text where any id of the file is text
 file_name       string              relative to the image folder; null for an image that the source does not list
 width, height   int32               px; null where unknown
 annotation_id   int64, or string    as in the source; null in the one row that an image without boxes has
