@@ -176,7 +176,7 @@ def test_pictures_inside_a_source_are_read_for_the_network_alone(tmp_path, monke
     asked = []
     picture_of = parquet_table.Table.picture_of
     monkeypatch.setattr(parquet_table.Table, "picture_of", lambda table, row: asked.append(row) or picture_of(table, row))
-    monkeypatch.setattr(job, "report_run", lambda *_: None)
+    monkeypatch.setattr(job, "report_run", lambda *_: b"")
     options = ConvertOptions(tmp_path / "a.parquet", tmp_path / "out", workers=0, device="cpu", bbox_format="xyxy", to=("coco", "parquet"))
     summary = convert(options, None, inscribed.network())
     assert summary.counts["predicted"] == count and (tmp_path / "out/score.json").exists()
