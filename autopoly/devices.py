@@ -11,7 +11,7 @@ from autopoly.errors import DataError
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "_STATUS_ALLOC_FAILED")
 """How torch's allocators for the processor and for Apple GPUs, and NVIDIA's libraries, say it in a plain RuntimeError."""
 
-M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1
+M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD = -8, -4, -1
 """Numbers of glibc's malloc.h."""
 
 
@@ -49,5 +49,6 @@ def keep_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library, another system
         return
+    mallopt(M_ARENA_MAX, 1)  # a thread's own heap holds no block above 64 MB
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

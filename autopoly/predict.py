@@ -4,10 +4,11 @@ columns.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,7 +86,9 @@ class Annotator:
         self.device = torch.device(device)
         self.tolerance = tolerance
         self.dtype = torch.bfloat16 if devices.has_bf16(device) else torch.float32
-        self._busy = threading.Lock()
+        # One at a time has all processors, and always this thread: each that calls the network has a team of its own for it, and teams in
+        # turn get into each other's way. Callers in other threads cut and trace meanwhile.
+        self._computing = ThreadPoolExecutor(1, "network")
 
     def polygons(self, image: Image, boxes: ArrayLike, overlaps: bool = False) -> tuple[list[list[FloatArray]], FloatArray]:
         """Give the polygons of boxes (N, 4) xyxy in an image (H, W, 3) uint8 RGB: for each box its parts [(V, 2)], and the quality (N,).
@@ -231,6 +234,11 @@ class Annotator:
         return SMALLEST_AVX512_BATCH if wide else SMALLEST_BATCH
 
     @torch.inference_mode()
+    def _compute(self, network: Callable[..., Any], *inputs: torch.Tensor | None) -> Any:
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return network(*(None if one is None else one.to(self.device) for one in inputs))
+
+    @torch.inference_mode()
     def _batch(self, crops: Sequence[Crop], placed: torch.Tensor | None, fixed: torch.Tensor | None) -> list[_Answer]:
         config, count = self.network.config, len(crops)
         filled = max(count, self._smallest_batch())
@@ -242,10 +250,8 @@ class Annotator:
         if placed is not None and fixed is not None:
             held[:count] = fixed
             initial = torch.cat([torch.where(fixed.unsqueeze(-1), placed, initial[:count]), initial[count:]])
-        batch = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
-        # One at a time: it has all threads, and callers in other threads cut and trace meanwhile.
-        with self._busy, torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            output = self.network(batch, initial.to(self.device), None if fixed is None else held.to(self.device))
+        batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        output = self._computing.submit(self._compute, self.network, batch, initial, None if fixed is None else held).result()
         contours = output.contours[-1].float().cpu().numpy()
         masks = output.mask_logits[:, 0].float().cpu().numpy()
         qualities = torch.sigmoid(output.quality_logits.float()).cpu().numpy()
@@ -264,9 +270,8 @@ class Annotator:
         assert self.network.edge is not None
         found = []
         for start in range(0, len(seen), STRIPS):
-            part = torch.from_numpy(seen[start : start + STRIPS]).to(self.device)
-            with self._busy, torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                found.append(offset(torch.sigmoid(self.network.edge(part))).cpu().numpy())
+            logits = self._computing.submit(self._compute, self.network.edge, torch.from_numpy(seen[start : start + STRIPS])).result()
+            found.append(offset(torch.sigmoid(logits)).cpu().numpy())
         return np.concatenate(found).astype(np.float64)
 
     def _prediction(self, both: tuple[Outline, Outline], size: tuple[int, int]) -> Prediction:

@@ -54,16 +54,20 @@ def boundary_of(mask: Tensor, reach: int = 1) -> Tensor:
 
 
 def mask_loss(logits: Tensor, target: Tensor, edge: float) -> Tensor:
-    """BCE plus Dice of masks (B, 1, H, W); in the BCE a cell within two of the outline weighs ``1 + edge``, any other 1."""
+    """BCE plus Dice of masks (B, 1, H, W); in the BCE a cell within two of the outline weighs ``1 + edge``, any other 1.
+
+    Each crop counts the same, so that the mean over the shares of a batch is that of the batch.
+    """
     weight = 1 + edge * boundary_of(target, 2)
-    return F.binary_cross_entropy_with_logits(logits, target, weight, reduction="sum") / weight.sum() + dice(logits, target)
+    entropy = F.binary_cross_entropy_with_logits(logits, target, weight, reduction="none").flatten(1).sum(1)
+    return (entropy / weight.flatten(1).sum(1)).mean() + dice(logits, target)
 
 
 def vertex_loss(contour: Tensor, target: Tensor, held: Tensor, box_side: float, beta: float) -> Tensor:
-    """Smooth L1 between matched vertices (B, K, 2), over the box side (eq. 4), mean over free vertices and both coordinates."""
+    """Smooth L1 between matched vertices (B, K, 2), over the box side (eq. 4), mean over the free vertices of a crop, then over crops."""
     error = F.smooth_l1_loss(contour / box_side, target / box_side, beta=beta, reduction="none").mean(-1)
     free = (~held).to(error.dtype)
-    return (error * free).sum() / free.sum().clamp(min=1)
+    return ((error * free).sum(1) / free.sum(1).clamp(min=1)).mean()
 
 
 def total(output: Output, targets: Targets, iou: Tensor, config: LossConfig) -> tuple[Tensor, dict[str, Tensor]]:

@@ -127,6 +127,18 @@ def test_vertex_loss_is_equation_four() -> None:
     assert float(losses.vertex_loss(contour, target, held, side, beta)) == pytest.approx(0.5 * 0.001**2 / beta / 2, rel=1e-2)
 
 
+def test_the_loss_of_a_batch_is_the_mean_of_its_shares() -> None:
+    torch.manual_seed(0)
+    masks = (torch.rand(4, 1, 16, 16) > torch.tensor([0.1, 0.5, 0.9, 0.99]).view(4, 1, 1, 1)).float()
+    logits, contour, target = torch.randn(4, 1, 16, 16), torch.rand(4, 8, 2), torch.rand(4, 8, 2)
+    held = torch.arange(8) < torch.tensor([[0], [7], [2], [0]])
+    for loss in (
+        lambda part: losses.mask_loss(logits[part], masks[part], 8.0),
+        lambda part: losses.vertex_loss(contour[part], target[part], held[part], 1.0, 0.02),
+    ):
+        torch.testing.assert_close(loss(slice(4)), (loss(slice(2)) + loss(slice(2, 4))) / 2)
+
+
 def test_dice_is_zero_for_a_perfect_map_and_one_for_a_disjoint_one() -> None:
     target = torch.zeros(1, 1, 64, 64)
     target[..., :32] = 1
