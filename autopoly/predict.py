@@ -233,10 +233,15 @@ class Annotator:
         wide = self.device.type == "cpu" and self.dtype == torch.float32 and torch.backends.cpu.get_cpu_capability() == "AVX512"
         return SMALLEST_AVX512_BATCH if wide else SMALLEST_BATCH
 
-    @torch.inference_mode()
     def _compute(self, network: Callable[..., Any], *inputs: torch.Tensor | None) -> Any:
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return network(*(None if one is None else one.to(self.device) for one in inputs))
+        """Call a network on the device, when its turn comes."""
+
+        @torch.inference_mode()
+        def call() -> Any:
+            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                return network(*(None if one is None else one.to(self.device) for one in inputs))
+
+        return self._computing.submit(call).result()
 
     @torch.inference_mode()
     def _batch(self, crops: Sequence[Crop], placed: torch.Tensor | None, fixed: torch.Tensor | None) -> list[_Answer]:
@@ -251,7 +256,7 @@ class Annotator:
             held[:count] = fixed
             initial = torch.cat([torch.where(fixed.unsqueeze(-1), placed, initial[:count]), initial[count:]])
         batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        output = self._computing.submit(self._compute, self.network, batch, initial, None if fixed is None else held).result()
+        output = self._compute(self.network, batch, initial, None if fixed is None else held)
         contours = output.contours[-1].float().cpu().numpy()
         masks = output.mask_logits[:, 0].float().cpu().numpy()
         qualities = torch.sigmoid(output.quality_logits.float()).cpu().numpy()
@@ -270,7 +275,7 @@ class Annotator:
         assert self.network.edge is not None
         found = []
         for start in range(0, len(seen), STRIPS):
-            logits = self._computing.submit(self._compute, self.network.edge, torch.from_numpy(seen[start : start + STRIPS])).result()
+            logits = self._compute(self.network.edge, torch.from_numpy(seen[start : start + STRIPS]))
             found.append(offset(torch.sigmoid(logits)).cpu().numpy())
         return np.concatenate(found).astype(np.float64)
 

@@ -14,13 +14,14 @@ from typing import Any, Literal
 
 from autopoly.errors import RunError
 from autopoly.execute import parts
+from autopoly.formats import parquet
 from autopoly.storage import ObjectPath
 
 PARTS = "parts"
 PICTURES = "images"
 RUN = "run.json"
-FAILURES = "failures.parquet"
-ANNOTATIONS = {"coco": "annotations.json", "parquet": "annotations.parquet"}
+FAILURES = parquet.FAILURES
+ANNOTATIONS = {"coco": "annotations.json", "parquet": parquet.RESULT}
 SCORE, REPORT = "score.json", "report.html"
 OURS = (RUN, FAILURES, *ANNOTATIONS.values(), REPORT, SCORE)
 SCHEMA = "autopoly.run/1"
